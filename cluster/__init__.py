@@ -1,0 +1,1 @@
+"""Ranks, launchers and machine checks; no torch at import."""

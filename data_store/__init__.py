@@ -1,0 +1,1 @@
+"""Raw files -> Zarr store -> batches. Reads nothing of the rest of Foldline."""

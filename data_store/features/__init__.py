@@ -1,0 +1,1 @@
+"""AF2 features, one per file (supplement 1.2)."""

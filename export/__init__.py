@@ -1,0 +1,1 @@
+"""Trained weights -> ONNX -> engines -> bundle -> structures."""

@@ -1,0 +1,1 @@
+"""AlphaFold2, readable beside its supplement; torch only."""

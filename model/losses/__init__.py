@@ -1,0 +1,1 @@
+"""One loss per file (supplement 1.9)."""

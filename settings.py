@@ -1,0 +1,102 @@
+"""Frozen dataclasses from TOML files and ``--set a.b=c`` overrides: typed, with presets, unknown keys refused by name."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import json
+import tomllib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar, get_type_hints
+
+from .errors import FoldlineError
+
+T = TypeVar("T")
+
+
+def load(cls: type[T], path: Path, overrides: Sequence[str] = ()) -> T:
+    """Read ``path`` (TOML) as ``cls``; each override is ``dotted.key=value`` with a TOML value (a bare word is a string).
+
+    Raises FoldlineError for a missing or malformed file, an unknown key (naming the nearest valid one) and a wrong type.
+    """
+    try:
+        data = tomllib.loads(path.read_text())
+    except FileNotFoundError:
+        raise FoldlineError(f"no config file at {path}; give --config a TOML file") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise FoldlineError(f"{path} is not valid TOML: {error}") from None
+    for override in overrides:
+        _apply(data, override)
+    return from_dict(cls, data, str(path))
+
+
+def from_dict(cls: type[T], data: Mapping[str, Any], where: str) -> T:
+    """Build ``cls`` from nested mappings; a key ``preset`` starts from ``cls.PRESETS[name]()``. ``where`` names the source in errors."""
+    from pydantic import TypeAdapter, ValidationError
+
+    complete = _with_presets(cls, data, where, "")
+    try:
+        return TypeAdapter(cls).validate_json(json.dumps(complete), strict=True)
+    except ValidationError as error:
+        lines = [f"{'.'.join(map(str, e['loc']))}: {e['msg'].lower()}, not {e['input']!r}" for e in error.errors()]
+        raise FoldlineError(f"{where}: " + "; ".join(lines)) from None
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """The JSON form that ``from_dict`` reads back to an equal object."""
+    return dict(json.loads(json.dumps(dataclasses.asdict(config))))
+
+
+def flatten(data: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested mappings -> dotted keys, the form of MLflow parameters."""
+    flat: dict[str, Any] = {}
+    for key, value in data.items():
+        flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+    return flat
+
+
+def _apply(data: dict[str, Any], override: str) -> None:
+    dotted, separator, text = override.partition("=")
+    if not separator or not dotted:
+        raise FoldlineError(f"--set {override!r} is not of the form key.sub=value")
+    try:
+        value = tomllib.loads(f"v = {text}")["v"]
+    except tomllib.TOMLDecodeError:
+        value = text
+    *parents, last = dotted.split(".")
+    for parent in parents:
+        data = data.setdefault(parent, {})
+        if not isinstance(data, dict):
+            raise FoldlineError(f"--set {override!r}: '{parent}' is a value, not a table")
+    data[last] = value
+
+
+def _with_presets(cls: type, data: Any, where: str, path: str) -> Any:
+    """Check every key against ``cls`` and lay ``data`` over its preset, recursively."""
+    if not isinstance(data, Mapping):
+        return data
+    hints = get_type_hints(cls)
+    fields = {f.name: hints[f.name] for f in dataclasses.fields(cls)}
+    presets = getattr(cls, "PRESETS", {})
+    base: dict[str, Any] = {}
+    data = dict(data)
+    if presets and "preset" in data:
+        name = data.pop("preset")
+        if name not in presets:
+            raise FoldlineError(f"{where}: {path}preset = {name!r} is not a preset; {nearest(str(name), presets)}")
+        base = to_dict(presets[name]())
+    for key, value in data.items():
+        if key not in fields:
+            raise FoldlineError(f"{where}: unknown key '{path}{key}'; {nearest(key, fields)}")
+        if dataclasses.is_dataclass(fields[key]) and isinstance(value, Mapping):
+            value = {**base[key], **value} if isinstance(base.get(key), Mapping) and "preset" not in value else value
+            value = _with_presets(fields[key], value, where, f"{path}{key}.")  # type: ignore[arg-type]
+        base[key] = value
+    return base
+
+
+def nearest(name: str, valid: Mapping[str, Any] | Sequence[str]) -> str:
+    """'did you mean …' with the closest valid name, or the list of valid names."""
+    close = difflib.get_close_matches(name, list(valid), n=1)
+    return f"did you mean '{close[0]}'?" if close else f"valid: {', '.join(valid)}"

@@ -1,0 +1,1 @@
+"""The run: DeepSpeed, schedule, EMA, checkpoints, validation, tracking."""
