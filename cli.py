@@ -70,7 +70,9 @@ def _train(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> Non
     sub = commands.add_parser("train", help="train under DeepSpeed, followed in MLflow")
     sub.add_argument("--config", type=Path, required=True, help="TOML file, see docs/training.md")
     sub.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="overrides", help="override, e.g. optim.lr=3e-4")
-    sub.add_argument("--launcher", choices=("none", "mpi"), default="none", help="mpi: start the ranks with mpirun; none: ranks already stand")
+    sub.add_argument(
+        "--launcher", choices=("none", "mpi"), default="none", help="mpi: start the ranks with mpirun; none: ranks already stand"
+    )
     sub.add_argument("--ranks", type=int, default=1, help="number of ranks to start with --launcher mpi")
     sub.add_argument("--resume", action="store_true", help="continue from the newest checkpoint of run.dir")
     sub.set_defaults(run=_run_train)

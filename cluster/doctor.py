@@ -1,0 +1,147 @@
+"""``foldline doctor``: what works on this machine, what does not, why, and what to do about it."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import os
+import platform
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from ..errors import FoldlineError
+from .launch import find_mpirun
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of the report; ``state`` is "works", "absent" (optional and not there) or "broken"."""
+
+    topic: str
+    state: str
+    detail: str
+
+
+# package to import -> (name on the index, extra that brings it, what needs it)
+PACKAGES: dict[str, tuple[str, str, str]] = {
+    "torch": ("torch", "", "training, export, PyTorch runner"),
+    "zarr": ("zarr", "", "writing the feature store"),
+    "tensorstore": ("tensorstore", "", "reading the feature store"),
+    "gemmi": ("gemmi", "", "mmCIF and PDB"),
+    "onnx": ("onnx", "", "export"),
+    "onnxruntime": ("onnxruntime", "", "folding without TensorRT"),
+    "deepspeed": ("deepspeed", "train", "training"),
+    "mpi4py": ("mpi4py", "train", "ranks under mpirun"),
+    "mlflow": ("mlflow", "train", "experiment tracking"),
+    "tensorrt": ("tensorrt-cu13", "tensorrt", "TensorRT engines"),
+    "tensorrt_rtx": ("tensorrt-rtx-cu13", "tensorrt-rtx", "TensorRT-RTX engines"),
+    "cuequivariance_torch": ("cuequivariance-torch", "", "optional triangle kernels"),
+}
+
+
+def doctor_command() -> int:
+    """Print every finding; exit code 0 unless something that is installed is broken (then 1)."""
+    from rich.console import Console
+    from rich.table import Table
+
+    findings = examine()
+    table = Table(box=None, pad_edge=False)
+    for title in ("", "topic", "detail"):
+        table.add_column(title, overflow="fold")
+    marks = {"works": "[green]works[/]", "absent": "[yellow]absent[/]", "broken": "[red]broken[/]"}
+    for finding in findings:
+        table.add_row(marks[finding.state], finding.topic, finding.detail)
+    Console().print(table)
+    return int(any(f.state == "broken" for f in findings))
+
+
+def examine() -> list[Finding]:
+    """All findings in order; a check that raises becomes a finding, never a traceback."""
+    checks: list[Callable[[], list[Finding]]] = [_machine, _packages, _devices, _mpi, _compiler, _kernels, _engines]
+    findings: list[Finding] = []
+    for check in checks:
+        try:
+            findings += check()
+        except Exception as error:
+            findings.append(Finding(check.__name__.strip("_"), "broken", f"{type(error).__name__}: {error}"))
+    return findings
+
+
+def _machine() -> list[Finding]:
+    import psutil
+
+    memory = psutil.virtual_memory().total / 2**30
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return [
+        Finding("python", "works", f"{platform.python_version()} at {sys.executable}"),
+        Finding("machine", "works", f"{platform.machine()}, {cores} usable cores, {memory:.0f} GiB memory"),
+    ]
+
+
+def _packages() -> list[Finding]:
+    return [_package(module, *known) for module, known in PACKAGES.items()]
+
+
+def _package(module: str, name: str, extra: str, purpose: str) -> Finding:
+    """Whether ``module`` imports, in a process of its own: a broken library may abort, and some imports are slow or loud."""
+    if importlib.util.find_spec(module) is None:
+        remedy = f"pip install 'foldline[{extra}]'" if extra else f"pip install {name}"
+        return Finding(module, "absent", f"needed for {purpose}: {remedy}")
+    probe = subprocess.run([sys.executable, "-c", f"import {module}"], capture_output=True, text=True, timeout=180, check=False)
+    if probe.returncode:
+        last = (probe.stderr.strip().splitlines() or ["no message"])[-1]
+        return Finding(module, "broken", f"import fails ({last}); reinstall {name}")
+    return Finding(module, "works", f"{_version(name, module)}: {purpose}")
+
+
+def _version(name: str, module: str) -> str:
+    for candidate in (name, module):
+        try:
+            return importlib.metadata.version(candidate)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return "version unknown"
+
+
+def _devices() -> list[Finding]:
+    import torch
+
+    if not torch.cuda.is_available():
+        reason = "this torch is a CPU build" if torch.version.cuda is None else "torch sees no CUDA device or driver"
+        return [Finding("gpu", "absent", f"{reason}; training and folding run on the CPU")]
+    return [
+        Finding("gpu", "works", f"{torch.cuda.get_device_name(i)}, {torch.cuda.get_device_properties(i).total_memory / 2**30:.0f} GiB")
+        for i in range(torch.cuda.device_count())
+    ]
+
+
+def _mpi() -> list[Finding]:
+    try:
+        mpirun = find_mpirun()
+    except FoldlineError as error:
+        return [Finding("mpirun", "absent", str(error))]
+    version = subprocess.run([str(mpirun), "--version"], capture_output=True, text=True, timeout=60, check=False).stdout.splitlines()
+    return [Finding("mpirun", "works" if version else "broken", f"{version[0] if version else 'prints no version'} at {mpirun}")]
+
+
+def _compiler() -> list[Finding]:
+    compiler = shutil.which(os.environ.get("CXX", "c++")) or shutil.which("g++")
+    if compiler is None:
+        return [Finding("compiler", "absent", "no C++ compiler; none is needed to train or fold, torch.compile on CPU wants one")]
+    return [Finding("compiler", "works", f"{compiler} (not needed to train or fold)")]
+
+
+def _kernels() -> list[Finding]:
+    return [
+        Finding("attention", "works", "plain PyTorch (reference)"),
+        Finding("triangle", "works", "plain PyTorch (reference)"),
+    ]
+
+
+def _engines() -> list[Finding]:
+    import onnxruntime
+
+    return [Finding("onnxruntime", "works", f"execution providers: {', '.join(onnxruntime.get_available_providers())}")]
