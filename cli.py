@@ -123,7 +123,13 @@ def _run_fold(args: argparse.Namespace) -> int:
 
 def _doctor(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     sub = commands.add_parser("doctor", help="what works on this machine, what does not, and why")
-    sub.set_defaults(run=lambda args: __import__("foldline.cluster.doctor", fromlist=["x"]).doctor_command())
+    sub.set_defaults(run=_run_doctor)
+
+
+def _run_doctor(args: argparse.Namespace) -> int:
+    from .cluster.doctor import doctor_command
+
+    return doctor_command()
 
 
 if __name__ == "__main__":
