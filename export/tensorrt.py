@@ -1,0 +1,169 @@
+"""TensorRT and TensorRT-RTX behind one adapter: ONNX -> engine file -> runner. The only file that imports either package.
+
+Both have the same API from TensorRT 10.14 on: networks are strongly typed, so precision is what the ONNX file says.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from ..errors import FoldlineError, missing_package
+from ..model.config import ModelConfig
+from .graph import Arrays, input_schema, output_schema
+from .profiles import Profile
+from .runners import check_sizes
+
+EXTRAS = {"tensorrt": "tensorrt", "tensorrt_rtx": "tensorrt-rtx"}  # module: the extra that installs it
+OLDEST = (10, 14)  # of module tensorrt; before it, precision came from builder flags
+
+
+def load(backend: str) -> Any:
+    """Import ``tensorrt`` or ``tensorrt_rtx``. Raises FoldlineError with the reason when it is missing, broken or too old."""
+    try:
+        module = importlib.import_module(backend)
+    except ModuleNotFoundError:
+        raise missing_package(backend, EXTRAS[backend], f"engine '{backend}'") from None
+    except (ImportError, OSError) as error:
+        raise FoldlineError(f"engine '{backend}': its package is installed but does not load: {error}; install it again") from None
+    version = tuple(int(part) for part in module.__version__.split(".")[:2])
+    if backend == "tensorrt" and version < OLDEST:
+        raise FoldlineError(
+            f"engine 'tensorrt': version {module.__version__} is older than 10.14; run: pip install -U 'foldline[tensorrt]'"
+        )
+    return module
+
+
+def why_not(backend: str) -> str | None:
+    """Why ``backend`` cannot run on this machine; None when it can."""
+    try:
+        load(backend)
+    except FoldlineError as error:
+        return str(error)
+    if not torch.cuda.is_available():
+        return (
+            f"engine '{backend}' needs an NVIDIA GPU, and PyTorch ({torch.__version__}) sees none; use --engine onnxruntime on this machine"
+        )
+    return None
+
+
+def build_engine(backend: str, onnx_path: Path, profile: Profile, config: ModelConfig, path: Path, compute_capability: str = "") -> str:
+    """Parse ``onnx_path``, build an engine for ``profile``, write it to ``path`` and return its identity hash.
+
+    TensorRT tunes on the GPU it builds on; TensorRT-RTX builds without one, for ``compute_capability`` ("8.9"; "" = its default).
+    Raises FoldlineError with the parser's or builder's own words.
+    """
+    trt = load(backend)
+    logger = _logger(trt)
+    builder = trt.Builder(logger)
+    network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
+    parser = trt.OnnxParser(network, logger)
+    if not parser.parse(onnx_path.read_bytes()):
+        errors = "; ".join(str(parser.get_error(i).desc()) for i in range(parser.num_errors))
+        raise FoldlineError(f"{backend} {trt.__version__} cannot parse {onnx_path.name}: {errors}")
+    settings = builder.create_builder_config()
+    settings.clear_flag(trt.BuilderFlag.TF32)  # the gate compares with float32
+    shapes = builder.create_optimization_profile()
+    for name, schema in input_schema(config).items():
+        shapes.set_shape(name, *profile.shapes(schema.dims))
+    settings.add_optimization_profile(shapes)
+    if compute_capability:
+        _build_for(trt, settings, backend, compute_capability)
+    plan = builder.build_serialized_network(network, settings)
+    if plan is None:
+        raise FoldlineError(f"{backend} {trt.__version__} cannot build {onnx_path.name} for profile {profile.name}: {logger.last_error}")
+    path.write_bytes(plan)
+    return engine_identity(backend, trt.__version__, onnx_path, profile, compute_capability or _this_gpu())
+
+
+def engine_identity(backend: str, version: str, onnx_path: Path, profile: Profile, compute_capability: str) -> str:
+    """sha256 over everything an engine depends on: equal identities are interchangeable engines."""
+    facts = {
+        "backend": backend,
+        "version": version,
+        "onnx": hashlib.sha256(onnx_path.read_bytes()).hexdigest(),
+        "profile": {name: list(sizes) for name, sizes in sorted(profile.sizes.items())},
+        "compute_capability": compute_capability,
+    }
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+
+
+class TensorRTRunner:
+    """An engine file on the first CUDA device; arrays go through PyTorch's CUDA tensors."""
+
+    def __init__(self, backend: str, path: Path, config: ModelConfig, limits: Mapping[str, tuple[int, int]]) -> None:
+        reason = why_not(backend)
+        if reason is not None:
+            raise FoldlineError(reason)
+        self._trt = load(backend)
+        self.name, self.config, self.limits = backend, config, limits
+        self._logger = _logger(self._trt)
+        self._runtime = self._trt.Runtime(self._logger)  # outlives the engine
+        self._engine = self._runtime.deserialize_cuda_engine(path.read_bytes())
+        if self._engine is None:
+            raise FoldlineError(
+                f"{backend} {self._trt.__version__} cannot load {path}: {self._logger.last_error}; "
+                "engines fit one version and one kind of GPU: export the bundle again on this machine"
+            )
+        self._context = self._engine.create_execution_context()
+        self._stream = torch.cuda.Stream()
+
+    def run(self, feeds: Mapping[str, np.ndarray]) -> Arrays:
+        """See ``Runner.run``."""
+        schema = input_schema(self.config)
+        check_sizes(feeds, schema, self.limits, self.name)
+        with torch.cuda.stream(self._stream):
+            given = {name: torch.tensor(feeds[name], device="cuda") for name in schema}
+            for name, tensor in given.items():
+                self._context.set_input_shape(name, tuple(tensor.shape))
+                self._context.set_tensor_address(name, tensor.data_ptr())
+            made = {name: torch.empty(tuple(self._context.get_tensor_shape(name)), device="cuda") for name in output_schema(self.config)}
+            for name, tensor in made.items():
+                self._context.set_tensor_address(name, tensor.data_ptr())
+            if not self._context.execute_async_v3(self._stream.cuda_stream):
+                raise FoldlineError(f"the {self.name} engine failed: {self._logger.last_error}; try --engine onnxruntime")
+        self._stream.synchronize()
+        return {name: tensor.cpu().numpy() for name, tensor in made.items()}
+
+
+def _build_for(trt: Any, settings: Any, backend: str, compute_capability: str) -> None:
+    name = "SM" + compute_capability.replace(".", "")
+    known = getattr(trt, "ComputeCapability", None)
+    if backend != "tensorrt_rtx" or known is None or name not in known.__members__:
+        valid = (
+            ", ".join(known.__members__)
+            if known is not None and backend == "tensorrt_rtx"
+            else "none: it builds for the GPU in this machine"
+        )
+        raise FoldlineError(f"compute_capability = '{compute_capability}' is no target of {backend} {trt.__version__}; targets: {valid}")
+    settings.num_compute_capabilities = 1
+    settings.set_compute_capability(known.__members__[name], 0)
+
+
+def _this_gpu() -> str:
+    if not torch.cuda.is_available():
+        return "default"
+    major, minor = torch.cuda.get_device_capability()
+    return f"{major}.{minor} {torch.cuda.get_device_name()}"
+
+
+def _logger(trt: Any) -> Any:
+    """A logger that keeps the last error for our own message and prints nothing."""
+
+    class Quiet(trt.ILogger):
+        def __init__(self) -> None:
+            super().__init__()
+            self.last_error = "no reason given"
+
+        def log(self, severity: Any, message: str) -> None:
+            if severity <= trt.ILogger.ERROR:
+                self.last_error = message
+
+    return Quiet()
