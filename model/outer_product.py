@@ -1,0 +1,43 @@
+"""Outer product mean: how the MSA speaks to the pair representation (Algorithm 10)."""
+
+from __future__ import annotations
+
+from jaxtyping import Float
+from torch import Tensor
+
+from .chunk import Chunked, in_chunks
+from .primitives import LayerNorm, Linear
+
+
+class OuterProductMean(Chunked):
+    """Mean over sequences of the outer product of two projections, mapped to ``c_z`` channels (Algorithm 10).
+
+    As in the released implementation the output bias is inside the mean: a pair of residues that no sequence covers gets
+    1000 x bias. Chunked over the first residue.
+    """
+
+    def __init__(self, c_m: int, c_z: int, c_hidden: int) -> None:
+        super().__init__()
+        self.layer_norm = LayerNorm(c_m)
+        self.linear_a = Linear(c_m, c_hidden)
+        self.linear_b = Linear(c_m, c_hidden)
+        self.linear_out = Linear(c_hidden * c_hidden, c_z, init="final")
+
+    def forward(
+        self, m: Float[Tensor, "*b N_seq N_res c_m"], msa_mask: Float[Tensor, "*b N_seq N_res"]
+    ) -> Float[Tensor, "*b N_res N_res c_z"]:
+        """The update of the pair representation."""
+        m = self.layer_norm(m)
+        mask = msa_mask.unsqueeze(-1)
+        a = (self.linear_a(m) * mask).transpose(-2, -3)
+        b = (self.linear_b(m) * mask).transpose(-2, -3)
+        norm = msa_mask.transpose(-1, -2) @ msa_mask
+        return in_chunks(lambda a_rows, norm_rows: self._rows(a_rows, norm_rows, b), self.chunk_size, -3, (a, -3), (norm, -2))
+
+    def _rows(self, a: Tensor, norm: Tensor, b: Tensor) -> Tensor:
+        """a [*, I, N_seq, c], b [*, J, N_seq, c], norm [*, I, J] -> [*, I, J, c_z]."""
+        c = a.shape[-1]
+        left = a.transpose(-1, -2).flatten(-3, -2)  # [*, I c, N_seq]
+        right = b.transpose(-2, -3).flatten(-2)  # [*, N_seq, J c]
+        outer = (left @ right).reshape(*a.shape[:-2], c, b.shape[-3], c).transpose(-2, -3)
+        return self.linear_out(outer.flatten(-2)) / (norm.unsqueeze(-1) + 1e-3)

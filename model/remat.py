@@ -1,0 +1,47 @@
+"""Activation checkpointing: stacks recompute their blocks in the backward pass instead of keeping what is inside them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from ..errors import FoldlineError
+
+State = tuple[Tensor, ...]
+
+
+class Blocks(nn.ModuleList):
+    """The blocks of a stack, run in order. A block is called with (*state, *context) and returns the new state."""
+
+    checkpoint_every: int = 0
+
+    def run(self, state: State, *context: Tensor) -> State:
+        """Run all blocks; while training, segments of ``checkpoint_every`` blocks are recomputed in the backward pass."""
+        blocks = list(self)
+        if not (self.checkpoint_every and self.training and torch.is_grad_enabled()):
+            return _run(blocks, state, context)
+        for start in range(0, len(blocks), self.checkpoint_every):
+            state = checkpoint(_run, blocks[start : start + self.checkpoint_every], state, context, use_reentrant=False)
+        return state
+
+
+def _run(blocks: Sequence[nn.Module], state: State, context: State) -> State:
+    for block in blocks:
+        state = block(*state, *context)
+    return state
+
+
+def checkpoint_blocks(model: nn.Module, every: int) -> int:
+    """Checkpoint segments of ``every`` blocks in each stack of ``model`` (0: none); returns the number of stacks.
+
+    Has no effect in eval mode or without gradients. Raises FoldlineError for a negative ``every``.
+    """
+    if every < 0:
+        raise FoldlineError(f"checkpointing every {every} blocks is not possible; give 0 (off) or a positive number of blocks")
+    stacks = [module for module in model.modules() if isinstance(module, Blocks)]
+    for stack in stacks:
+        stack.checkpoint_every = every
+    return len(stacks)
