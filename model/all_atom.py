@@ -16,7 +16,7 @@ from ..data_store.residues import ATOM_INDEX, CA, CB, RESTYPE_INDEX
 from ..data_store.types import Targets
 from . import tables
 from .frames import atom37_to_frames
-from .rigid import Rigid
+from .rigid import Rigid, rounded_sqrt
 
 _N, _C, _O = ATOM_INDEX["N"], ATOM_INDEX["C"], ATOM_INDEX["O"]
 _GLYCINE = RESTYPE_INDEX["G"]
@@ -24,8 +24,11 @@ _NORM_EPSILON = 1e-8
 
 
 class TorsionAngles(NamedTuple):
-    """pre-omega, phi, psi, chi1..chi4 as (sin, cos) [*, N_res, 7, 2]; ``alt_sin_cos`` with 180 degree symmetric chis turned by pi;
-    ``mask`` [*, N_res, 7], 1 where the four atoms are known. Undefined torsions are whatever zero coordinates give: (0, 0) mostly."""
+    """pre-omega, phi, psi, chi1..chi4 as (sin, cos) [*, N_res, 7, 2].
+
+    ``alt_sin_cos`` has the chis of 180 degree symmetric side chains turned by pi; ``mask`` [*, N_res, 7] is 1 where the four atoms are
+    known. Undefined torsions are what DeepMind's arithmetic gives with missing atoms at 0: templates are embedded with them.
+    """
 
     sin_cos: Float[Tensor, "*batch N_res 7 2"]
     alt_sin_cos: Float[Tensor, "*batch N_res 7 2"]
@@ -129,9 +132,10 @@ def torsion_angles(
 def _dihedral(quads: Float[Tensor, "*batch 4 3"]) -> Float[Tensor, "*batch 2"]:
     """(sin, cos) of the dihedral of four atoms; (0, 0) where they coincide."""
     a, b, c, d = quads.unbind(-2)
-    local = Rigid.from_axes(c - b, a - c, c).invert_apply(d)
+    # inverting before applying is DeepMind's order: their rounding decides the value where a, b, c are collinear (atoms missing)
+    local = Rigid.from_axes(c - b, a - c, c).invert().apply(d)
     sin_cos = torch.stack((local[..., 2], local[..., 1]), dim=-1)
-    return sin_cos * torch.rsqrt(sin_cos.square().sum(-1, keepdim=True) + _NORM_EPSILON)
+    return sin_cos / rounded_sqrt(sin_cos.square().sum(-1, keepdim=True) + _NORM_EPSILON)
 
 
 def make_ground_truth(aatype: Int[Tensor, "*batch N_res"], targets: Targets, seq_mask: Float[Tensor, "*batch N_res"]) -> GroundTruth:

@@ -32,7 +32,7 @@ class Rigid(NamedTuple):
     def from_axes(cls, x_axis: Points, xy_plane: Points, origin: Points) -> Rigid:
         """Frame at ``origin`` whose x axis points along ``x_axis`` and whose y axis lies towards ``xy_plane`` (Gram-Schmidt)."""
         e1 = _normalised(x_axis)
-        e2 = _normalised(xy_plane - (xy_plane * e1).sum(-1, keepdim=True) * e1)
+        e2 = _normalised(xy_plane - _dot(xy_plane, e1) * e1)
         return cls(torch.stack((e1, e2, _cross(e1, e2)), dim=-1), origin)
 
     @classmethod
@@ -103,7 +103,25 @@ def quaternion_to_rotation(quaternion: Float[Tensor, "*batch 4"]) -> Float[Tenso
 
 
 def _normalised(vectors: Points) -> Points:
-    return vectors * torch.rsqrt(vectors.square().sum(-1, keepdim=True) + _NORM_EPSILON)
+    return vectors / rounded_sqrt(_dot(vectors, vectors) + _NORM_EPSILON)
+
+
+def rounded_sqrt(x: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:
+    """Square root rounded to the nearest number, for x > 0.
+
+    Torch's own is one unit in the last place off for one number in six (CPU). Where three points are collinear the y axis is made of
+    rounding errors, and such frames reach the network through undefined template torsions: they must not depend on the backend.
+    """
+    root = torch.sqrt(x)
+    split = root * (134217729.0 if x.dtype == torch.float64 else 4097.0)  # halves of the significand, whose products are exact
+    high = split - (split - root)
+    low = root - high
+    return root + (((x - high * high) - 2.0 * high * low) - low * low) / (2.0 * root)
+
+
+def _dot(a: Points, b: Points) -> Float[Tensor, "*#batch 1"]:
+    products = a * b
+    return products[..., 0:1] + products[..., 1:2] + products[..., 2:3]
 
 
 def _cross(a: Points, b: Points) -> Points:

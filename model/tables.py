@@ -1,6 +1,7 @@
 """Residue tables as tensors, looked up by residue type (AF2 supplement 1.8.1, tables 2 and 3).
 
-Types are 0..20; 21 (gap, in templates) reads the row of 20 (unknown), which has no atom, no torsion and only a backbone group.
+Types are 0..20; 21 (gap, in templates) reads the row of 20 (unknown), which has no dense atoms and no chi,
+but a backbone and a psi group: its N, CA, C and O may be known.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ def _group_atoms() -> np.ndarray:
     """[21, 8, 3] atom37 indices of each rigid group's base atoms; 0 where the group does not exist."""
     atoms = np.zeros((21, 8, 3), np.int64)
     atoms[:, 0] = [residues.ATOM_INDEX[a] for a in _BACKBONE_GROUP]
-    atoms[:20, 3] = [residues.ATOM_INDEX[a] for a in _PSI_GROUP]
+    atoms[:, 3] = [residues.ATOM_INDEX[a] for a in _PSI_GROUP]
     atoms[:, 4:] = residues.CHI_ATOM_INDICES[:, :, 1:]
     return atoms
 
@@ -50,7 +51,7 @@ def _group_exists() -> np.ndarray:
     """[21, 8] 1 for the rigid groups that a residue type has."""
     exists = np.zeros((21, 8), np.float32)
     exists[:, 0] = 1.0
-    exists[:20, 3] = 1.0
+    exists[:, 3] = 1.0
     exists[:, 4:] = residues.CHI_MASK
     return exists
 
