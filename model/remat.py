@@ -14,7 +14,7 @@ State = tuple[Tensor, ...]
 
 
 class Blocks(nn.ModuleList):
-    """The blocks of a stack, run in order. A block is called with (*state, *context) and returns the new state."""
+    """The blocks of a stack, run in order. A block is called with (*state, *context) and returns the new state, a tensor or a tuple."""
 
     checkpoint_every: int = 0
 
@@ -30,7 +30,8 @@ class Blocks(nn.ModuleList):
 
 def _run(blocks: Sequence[nn.Module], state: State, context: State) -> State:
     for block in blocks:
-        state = block(*state, *context)
+        result = block(*state, *context)
+        state = result if isinstance(result, tuple) else (result,)
     return state
 
 
