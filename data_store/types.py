@@ -129,9 +129,13 @@ class FieldSchema(NamedTuple):
     dims: tuple[str | int, ...]
 
 
-@cache
 def schema_of(batch_type: type) -> dict[str, FieldSchema]:
     """Field name -> ``FieldSchema`` of ``FeatureBatch`` or ``Targets``, read from the annotations."""
+    return _schema_of(batch_type)
+
+
+@cache
+def _schema_of(batch_type: type) -> dict[str, FieldSchema]:
     hints = get_type_hints(batch_type)
     return {
         name: FieldSchema(

@@ -1,1 +1,1 @@
-"""AF2 features, one per file (supplement 1.2)."""
+"""One feature step per file (AF2 supplement 1.2), numpy only."""

@@ -1,0 +1,90 @@
+"""What a run reads and how a chain becomes a training sample: ``DataConfig`` and ``FeatureConfig`` with AF2's values."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import ClassVar
+
+from ..errors import FoldlineError
+
+
+@dataclass(frozen=True)
+class FeatureConfig:
+    """Sizes and probabilities of the features (AF2 supplement 1.2; presets: table 4's initial training and fine-tuning).
+
+    The MSA stack of the network has ``max_msa_clusters + max_templates`` rows. Raises FoldlineError for values out of range.
+    """
+
+    PRESETS: ClassVar[dict[str, Callable[[], FeatureConfig]]] = {}
+
+    crop_size: int = 256  # residues of a training sample
+    max_msa_clusters: int = 124
+    max_extra_msa: int = 1024
+    max_templates: int = 4  # 0: no templates
+    template_pool: int = 20  # training picks at random among this many best ones (supplement 1.2.3)
+    max_recycles: int = 3  # passes after the first; a training step draws 0..max_recycles
+    masked_msa_fraction: float = 0.15  # training (supplement 1.2.7)
+    inference_masked_msa_fraction: float = 0.0
+    mask_uniform_probability: float = 0.1  # what a masked cell becomes; the rest becomes the mask token
+    mask_profile_probability: float = 0.1
+    mask_same_probability: float = 0.1
+    block_delete_fraction: float = 0.3  # of the MSA's depth, per block (Algorithm 1)
+    block_delete_count: int = 5  # 0: no block deletion
+    clamped_fape_fraction: float = 0.9  # samples whose backbone FAPE is clamped (supplement 1.11.5)
+    distillation_max_msa: int = 1000  # rows kept of a distillation entry's MSA (supplement 1.3)
+    distillation_min_plddt: float = 50.0  # residues below it are no targets
+
+    def __post_init__(self) -> None:
+        for name in ("crop_size", "max_msa_clusters", "max_extra_msa", "template_pool", "distillation_max_msa"):
+            _require(getattr(self, name) >= 1, "features", name, getattr(self, name), "must be at least 1")
+        for name in ("max_templates", "max_recycles", "block_delete_count"):
+            _require(getattr(self, name) >= 0, "features", name, getattr(self, name), "must be at least 0")
+        for name in self.__dataclass_fields__:
+            if name.endswith(("_fraction", "_probability")):
+                _require(0.0 <= getattr(self, name) <= 1.0, "features", name, getattr(self, name), "must lie between 0 and 1")
+        total = self.mask_uniform_probability + self.mask_profile_probability + self.mask_same_probability
+        _require(total <= 1.0 + 1e-9, "features", "mask_*_probability", total, "must add up to at most 1")
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Which chains of which store, in what order. Raises FoldlineError for values out of range or a chain in both lists."""
+
+    store: str = ""
+    train: tuple[str, ...] = ()  # chain ids; empty: every chain that is not a validation chain
+    validation: tuple[str, ...] = ()
+    seed: int = 0
+    workers: int = 0  # processes that prepare samples; 0: in the training process
+    prefetch: int = 2  # batches prepared ahead when there are workers
+    max_resolution: float = 9.0  # ångström; chains whose resolution is unknown pass
+    max_single_residue: float = 0.8  # share of the most frequent residue type
+    distillation_fraction: float = 0.75  # share of distillation samples when the store has both kinds
+
+    def __post_init__(self) -> None:
+        _require(self.seed >= 0, "data", "seed", self.seed, "must be at least 0")
+        _require(self.workers >= 0, "data", "workers", self.workers, "must be at least 0")
+        _require(self.prefetch >= 1, "data", "prefetch", self.prefetch, "must be at least 1")
+        _require(self.max_resolution > 0, "data", "max_resolution", self.max_resolution, "must be above 0 ångström")
+        for name in ("max_single_residue", "distillation_fraction"):
+            _require(0.0 <= getattr(self, name) <= 1.0, "data", name, getattr(self, name), "must lie between 0 and 1")
+        both = sorted(set(self.train) & set(self.validation))
+        _require(not both, "data", "train and validation", both, "share chains; take them out of one of the two lists")
+
+
+def _require(holds: bool, section: str, name: str, value: object, rule: str) -> None:
+    if not holds:
+        raise FoldlineError(f"{section}.{name} = {value} {rule}")
+
+
+def initial() -> FeatureConfig:
+    """AF2's initial training: crop 256, 124 clusters + 4 templates, 1,024 extra rows."""
+    return FeatureConfig()
+
+
+def finetune() -> FeatureConfig:
+    """AF2's fine-tuning: crop 384, 508 clusters + 4 templates, 5,120 extra rows."""
+    return FeatureConfig(crop_size=384, max_msa_clusters=508, max_extra_msa=5120)
+
+
+FeatureConfig.PRESETS.update(initial=initial, finetune=finetune)

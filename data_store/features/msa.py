@@ -1,0 +1,65 @@
+"""Which rows of a chain's alignments a sample sees: merging, block deletion, the choice of cluster centres (AF2 supplement 1.2.5-1.2.7)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from ..types import Msa
+
+N_TYPES = 22  # 20 residue types, X, gap
+
+
+def merge_msas(msas: Sequence[Msa]) -> tuple[np.ndarray, np.ndarray]:
+    """Stack alignments in order and drop every row whose aligned residues were seen before, whatever its deletions.
+
+    Returns uint8 rows and deletions, both [depth, N_res]; row 0 stays the query.
+    """
+    rows = np.concatenate([msa.rows for msa in msas]) if len(msas) > 1 else msas[0].rows
+    deletions = np.concatenate([msa.deletions for msa in msas]) if len(msas) > 1 else msas[0].deletions
+    rows = np.ascontiguousarray(rows, np.uint8)
+    first: dict[bytes, int] = {}
+    for index, key in enumerate(rows.view(f"V{rows.shape[1]}")[:, 0].tolist()):
+        first.setdefault(key, index)
+    if len(first) == len(rows):
+        return rows, deletions
+    keep = np.fromiter(first.values(), np.int64, len(first))
+    return rows[keep], deletions[keep]
+
+
+def keep_after_block_deletion(depth: int, fraction: float, count: int, rng: np.random.Generator) -> np.ndarray:
+    """Row numbers that survive ``count`` deleted blocks of ``fraction * depth`` neighbouring rows (Algorithm 1); 0 always survives.
+
+    Alignments are sorted by similarity, so a block is a branch of the family.
+    """
+    keep = np.ones(depth, bool)
+    size = int(depth * fraction)
+    for start in rng.integers(0, depth, count):
+        keep[start : start + size] = False
+    keep[0] = True
+    return np.flatnonzero(keep)
+
+
+def keep_at_random(depth: int, limit: int, rng: np.random.Generator) -> np.ndarray:
+    """Row 0 and a uniform choice of the others, ``limit`` in all, in their order."""
+    if depth <= limit:
+        return np.arange(depth)
+    others = rng.choice(depth - 1, limit - 1, replace=False) + 1
+    return np.concatenate([[0], np.sort(others)])
+
+
+def split_rows(depth: int, clusters: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Row numbers of the cluster centres (0 first, then a uniform choice) and of the others, both in random order (1.2.7)."""
+    order = np.concatenate([[0], rng.permutation(depth - 1) + 1])
+    return order[:clusters], order[clusters:]
+
+
+def residue_profile(rows: np.ndarray) -> np.ndarray:
+    """Frequencies of the 22 types in each column: uint8 [depth, N_res] -> float32 [N_res, 22]."""
+    depth, length = rows.shape
+    counts = np.zeros((length, N_TYPES), np.int64)
+    for start in range(0, depth, 256):  # a block at a time, so that the cell numbers stay in the cache
+        cells = rows[start : start + 256] + np.arange(length) * N_TYPES
+        counts += np.bincount(cells.ravel(), minlength=length * N_TYPES).reshape(length, N_TYPES)
+    return (counts / np.float32(depth)).astype(np.float32)
