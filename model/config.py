@@ -62,6 +62,7 @@ class StructureConfig:
 
     iterations: int = 8
     c_hidden: int = 16
+    c_value: int = 0  # width of a head's value; 0: c_hidden, as in every published model
     heads: int = 12
     query_points: int = 4
     value_points: int = 8
