@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Protocol
-
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from .config import EvoformerConfig
+from .config import EvoformerConfig, TemplateConfig
 from .msa_attention import MSAColumnAttention, MSAColumnGlobalAttention, MSARowAttentionWithPairBias
 from .outer_product import OuterProductMean
 from .primitives import DropoutShared, Linear
@@ -18,22 +16,7 @@ from .triangle import TriangleAttention, TriangleMultiplication
 MSA = Float[Tensor, "*b N_seq N_res c_m"]
 MSAMask = Float[Tensor, "*b N_seq N_res"]
 Pair = Float[Tensor, "*b N_res N_res c_z"]
-PairMask = Float[Tensor, "*b N_res N_res"]
-
-
-class PairSizes(Protocol):
-    """The part of EvoformerConfig and TemplateConfig that sizes the pair updates."""
-
-    @property
-    def c_hidden_tri_mul(self) -> int: ...
-    @property
-    def c_hidden_tri_att(self) -> int: ...
-    @property
-    def heads_tri(self) -> int: ...
-    @property
-    def transition_factor(self) -> int: ...
-    @property
-    def dropout_pair(self) -> float: ...
+PairMask = Float[Tensor, "*#b N_res N_res"]
 
 
 class PairCore(nn.Module):
@@ -42,7 +25,7 @@ class PairCore(nn.Module):
     ``attention_first`` is the order of the template stack (Algorithm 16).
     """
 
-    def __init__(self, c_z: int, config: PairSizes, attention_first: bool = False) -> None:
+    def __init__(self, c_z: int, config: EvoformerConfig | TemplateConfig, attention_first: bool = False) -> None:
         super().__init__()
         self.attention_first = attention_first
         self.triangle_multiplication_outgoing = TriangleMultiplication(c_z, config.c_hidden_tri_mul, "outgoing")

@@ -72,7 +72,7 @@ class TemplatePairStack(nn.Module):
         super().__init__()
         self.blocks = Blocks(PairCore(config.c_t, config, attention_first=True) for _ in range(config.blocks))
 
-    def forward(self, t: Float[Tensor, "*b N_res N_res c_t"], pair_mask: Float[Tensor, "*b N_res N_res"]) -> Tensor:
+    def forward(self, t: Float[Tensor, "*b N_res N_res c_t"], pair_mask: Float[Tensor, "*#b N_res N_res"]) -> Tensor:
         return self.blocks.run((t,), pair_mask)[0]
 
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from .primitives import Attention, LayerNorm, Linear
 
 Pair = Float[Tensor, "*b N_res N_res c_z"]
-PairMask = Float[Tensor, "*b N_res N_res"]
+PairMask = Float[Tensor, "*#b N_res N_res"]
 
 
 class _ChannelFirstLinear(Linear):
