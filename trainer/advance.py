@@ -1,0 +1,141 @@
+"""One optimizer step on all ranks: measured, agreed upon, and refused where it is not finite."""
+
+from __future__ import annotations
+
+import math
+import signal
+import time
+from collections.abc import Iterator
+from types import FrameType
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from ..data_store.types import TrainBatch
+from ..errors import FoldlineError
+from ..model.outputs import Loss
+from .config import RunConfig, samples_per_step
+from .optimizer import learning_rate, set_learning_rate
+from .step import StepOutput, to_device
+
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
+
+
+class StopRequest:
+    """Set by SIGTERM or SIGUSR1 on any rank; the run ends after the step in which the ranks agree on it."""
+
+    def __init__(self) -> None:
+        self.raised = False
+        for number in STOP_SIGNALS:
+            signal.signal(number, self._raise)
+
+    def _raise(self, number: int, frame: FrameType | None) -> None:
+        self.raised = True
+
+
+class Stepper:
+    """Draws batches and advances the engine. ``stopped`` is true once some rank was asked to stop."""
+
+    def __init__(self, engine: Any, batches: Iterator[TrainBatch], config: RunConfig, device: torch.device) -> None:
+        self.stopped = False
+        self._engine = engine
+        self._batches = batches
+        self._config = config
+        self._device = device
+        self._stop = StopRequest()
+        self._samples = samples_per_step(config, dist.get_world_size())
+
+    def advance(self, step: int) -> dict[str, float]:
+        """Take optimizer step number ``step`` (from 1) and return its metrics, means over all ranks' samples. Collective.
+
+        Raises FoldlineError, on all ranks, when a loss or the gradient is not finite; the weights are then not to be saved.
+        """
+        clock = Clock()
+        outputs = []
+        positions: list[int] = []
+        rate = learning_rate(step * self._samples, self._config.optim)
+        set_learning_rate(self._engine.optimizer, rate)
+        for part in range(self._config.run.accumulate):
+            batch = next(self._batches)
+            clock.lap("data_wait")
+            torch.manual_seed(_seed(self._config.run.seed, step, part, dist.get_rank()))
+            output: StepOutput = self._engine(to_device(batch, self._device))
+            clock.lap("forward")
+            self._engine.backward(output.scaled)
+            clock.lap("backward")
+            outputs.append(output)
+            positions += batch.position.flatten().tolist()
+            if part + 1 < self._config.run.accumulate:
+                self._engine.step()  # only counts: the optimizer waits for the last part
+        metrics = self._agree(outputs, step, positions)
+        norm = self._gradient_norm()
+        self._engine.step()
+        norm = float(self._engine.get_global_grad_norm()) if norm is None else norm
+        if not math.isfinite(norm):
+            raise FoldlineError(f"step {step}: the gradient's norm is {norm}; {REMEDY}")
+        clock.lap("optimizer")
+        return metrics | {"optim/grad_norm": norm, "optim/lr": rate} | clock.metrics(self._samples)
+
+    def _agree(self, outputs: list[StepOutput], step: int, positions: list[int]) -> dict[str, float]:
+        """Average the parts' terms over ranks, learn whether any rank is to stop, and refuse a loss that is not finite."""
+        rows = [torch.stack([*output.terms, output.lddt_ca]).double() for output in outputs]
+        mine = torch.stack(rows).mean(0)
+        shared = torch.cat([mine, mine.new_tensor([float(self._stop.raised)])])
+        dist.all_reduce(shared)
+        *values, stop = (shared / dist.get_world_size()).tolist()
+        self.stopped = stop > 0
+        if not math.isfinite(values[0]):
+            raise FoldlineError(f"step {step}: {_blame(mine, positions)}; {REMEDY}")
+        names = [*(f"loss/{name}" for name in Loss._fields), "train/lddt_ca"]
+        return dict(zip(names, values, strict=True))
+
+    def _gradient_norm(self) -> float | None:
+        """The norm where DeepSpeed will not say: at stage 0 it clips plain gradients without keeping the norm."""
+        if self._config.deepspeed.zero_stage:
+            return None
+        gradients = [p.grad for p in self._engine.module.parameters() if p.grad is not None]
+        return float(torch.nn.utils.get_total_norm(gradients))
+
+
+class Clock:
+    """Seconds between laps, summed by name. On CUDA a lap ends when the work is queued, except for the last, which waits for results."""
+
+    def __init__(self) -> None:
+        self._laps = dict.fromkeys(("data_wait", "forward", "backward", "optimizer"), 0.0)
+        self._last = time.perf_counter()
+
+    def lap(self, name: str) -> None:
+        now = time.perf_counter()
+        self._laps[name] += now - self._last
+        self._last = now
+
+    def metrics(self, samples: int) -> dict[str, float]:
+        """The laps in seconds, the whole step, the share that waited for data, and the job's samples per second."""
+        total = max(sum(self._laps.values()), 1e-9)
+        laps = {f"time/{name}": seconds for name, seconds in self._laps.items()}
+        return laps | {
+            "time/step": total,
+            "speed/data_wait_share": self._laps["data_wait"] / total,
+            "speed/samples_per_second": samples / total,
+        }
+
+
+REMEDY = "nothing of this step was kept; go on from the newest checkpoint with --resume, or start anew with a lower optim.lr"
+
+
+def _blame(mine: Tensor, positions: list[int]) -> str:
+    """Which rank's loss is not finite, which of its terms, and on which samples of the run's order. Collective."""
+    bad = [name for name, value in zip(Loss._fields, mine.tolist(), strict=False) if not math.isfinite(value)]
+    everyone: list[tuple[list[str], list[int]]] = [([], []) for _ in range(dist.get_world_size())]
+    dist.all_gather_object(everyone, (bad, positions))
+    guilty = [f"rank {rank}, samples {where}: {', '.join(terms)}" for rank, (terms, where) in enumerate(everyone) if terms]
+    return f"the loss is not finite ({'; '.join(guilty)})"
+
+
+def _seed(*parts: int) -> int:
+    """A 63-bit seed from several numbers, so that a step's random numbers do not depend on what ran before it."""
+    low, high = np.random.SeedSequence(parts).generate_state(2)
+    return (int(high) << 31) ^ int(low)

@@ -1,0 +1,159 @@
+"""What a run is: one ``RunConfig`` from a TOML file, checked before anything starts."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ..data_store.config import DataConfig, FeatureConfig
+from ..errors import FoldlineError
+from ..model.config import ModelConfig
+from ..settings import flatten, from_dict, load, to_dict
+
+
+@dataclass(frozen=True)
+class OptimConfig:
+    """Adam, its schedule in samples, clipping and the weight average (AF2 supplement 1.11.3, 1.11.7)."""
+
+    lr: float = 1e-3
+    warmup_samples: int = 128_000
+    decay_after_samples: int = 6_400_000
+    decay: float = 0.95
+    beta1: float = 0.9
+    beta2: float = 0.999
+    eps: float = 1e-6
+    clip_norm: float = 0.1  # global norm of the step's averaged gradient; 0 = no clipping
+    ema_decay: float = 0.999
+
+
+@dataclass(frozen=True)
+class RunSection:
+    """Where, how long and how often."""
+
+    dir: str
+    steps: int
+    seed: int = 0
+    micro_batch: int = 1  # samples per rank and pass
+    accumulate: int = 1  # passes per optimizer step
+    checkpoint_every: int = 100  # steps
+    keep_last: int = 3  # checkpoints
+    log_every: int = 10  # steps between printed lines
+    threads: int = 0  # per rank; 0 = usable cores / ranks of the host
+    device: str = "auto"  # "cpu", "cuda"; auto = cuda where torch sees one
+    collective_timeout: float = 600.0  # seconds until a collective with a lost rank is an error
+
+
+@dataclass(frozen=True)
+class ValidateConfig:
+    """Folding with the averaged weights, at step 0, every ``every`` steps and at the end."""
+
+    every: int = 500  # steps; 0 = only before and after
+    trained_chains: int = 8  # the first so many of the training chains are folded too
+    recycles: int = 3  # passes after the first
+    pictures: int = 8  # chains whose distance maps are drawn
+
+
+@dataclass(frozen=True)
+class DeepSpeedConfig:
+    """How the step is spread over ranks and fitted into memory; the DeepSpeed JSON follows from it."""
+
+    zero_stage: int = 2
+    precision: str = "fp32"  # or "bf16": torch autocast, fp32 master weights
+    checkpoint_blocks_every: int = 1  # recompute activations of every so many blocks; 0 = keep them
+    reduce_bucket_size: int = 50_000_000  # elements
+    overlap_comm: bool = False
+
+
+@dataclass(frozen=True)
+class TrackingConfig:
+    """MLflow. The journal ``metrics.jsonl`` is written in any case."""
+
+    mlflow: bool = True
+    uri: str = ""  # "" = sqlite:///RUN/mlflow.db
+    experiment: str = "foldline"
+    run_name: str = ""  # "" = the run directory's name
+    flush_seconds: float = 20.0
+    system_seconds: float = 10.0  # between samples of CPU and memory use
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """Everything a training run reads. Written in full to ``RUN/config.json``."""
+
+    data: DataConfig
+    run: RunSection
+    model: ModelConfig = field(default_factory=ModelConfig)
+    features: FeatureConfig = field(default_factory=FeatureConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    validate: ValidateConfig = field(default_factory=ValidateConfig)
+    deepspeed: DeepSpeedConfig = field(default_factory=DeepSpeedConfig)
+    tracking: TrackingConfig = field(default_factory=TrackingConfig)
+
+
+def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
+    """Read, resolve and check a config. Raises FoldlineError for anything that could not train."""
+    config = load(RunConfig, path, overrides)
+    check(config)
+    return config
+
+
+def check(config: RunConfig) -> None:
+    """Raise one FoldlineError that lists every value out of range and every contradiction between sections."""
+    run, optim, deepspeed = config.run, config.optim, config.deepspeed
+    rules: list[tuple[bool, str]] = [
+        (run.dir != "", "run.dir is empty; name a directory for the run"),
+        *((getattr(run, name) >= 1, f"run.{name} = {getattr(run, name)} is below 1") for name in POSITIVE),
+        (config.data.store != "", "data.store is empty; name the feature store that `foldline ingest` made"),
+        (
+            config.model.template.enabled or config.features.max_templates == 0,
+            f"model.template.enabled = false, but features.max_templates = {config.features.max_templates}; set it to 0",
+        ),
+        (run.threads >= 0, f"run.threads = {run.threads} is negative; 0 shares the cores among the ranks"),
+        (run.device in ("auto", "cpu", "cuda"), f"run.device = {run.device!r} is none of auto, cpu, cuda"),
+        (run.collective_timeout > 0, f"run.collective_timeout = {run.collective_timeout} is not above 0 seconds"),
+        (optim.lr > 0, f"optim.lr = {optim.lr} is not above 0"),
+        (optim.warmup_samples >= 0, f"optim.warmup_samples = {optim.warmup_samples} is negative"),
+        (0 < optim.decay <= 1, f"optim.decay = {optim.decay} is not within (0, 1]"),
+        (optim.clip_norm >= 0, f"optim.clip_norm = {optim.clip_norm} is negative; 0 switches clipping off"),
+        *((0 <= getattr(optim, n) < 1, f"optim.{n} = {getattr(optim, n)} is not within [0, 1)") for n in ("beta1", "beta2", "ema_decay")),
+        (deepspeed.zero_stage in (0, 1, 2, 3), f"deepspeed.zero_stage = {deepspeed.zero_stage} is none of 0, 1, 2, 3"),
+        (deepspeed.precision in ("fp32", "bf16"), f"deepspeed.precision = {deepspeed.precision!r} is neither fp32 nor bf16"),
+        (deepspeed.checkpoint_blocks_every >= 0, f"deepspeed.checkpoint_blocks_every = {deepspeed.checkpoint_blocks_every} is negative"),
+        (deepspeed.reduce_bucket_size >= 1, f"deepspeed.reduce_bucket_size = {deepspeed.reduce_bucket_size} is below 1"),
+        (config.validate.every >= 0, f"validate.every = {config.validate.every} is negative; 0 validates before and after only"),
+        (config.validate.recycles >= 0, f"validate.recycles = {config.validate.recycles} is negative"),
+        (config.validate.trained_chains >= 0, f"validate.trained_chains = {config.validate.trained_chains} is negative"),
+        (config.validate.pictures >= 0, f"validate.pictures = {config.validate.pictures} is negative"),
+        (config.tracking.flush_seconds > 0, f"tracking.flush_seconds = {config.tracking.flush_seconds} is not above 0"),
+        (config.tracking.system_seconds > 0, f"tracking.system_seconds = {config.tracking.system_seconds} is not above 0"),
+    ]
+    broken = [message for holds, message in rules if not holds]
+    if broken:
+        raise FoldlineError("; ".join(broken))
+
+
+POSITIVE = ("steps", "micro_batch", "accumulate", "checkpoint_every", "keep_last", "log_every")
+# A resumed run keeps these; the rest (how long, how often, where logs go) may change between starts.
+FIXED = ("model", "data", "features", "optim", "run.seed", "run.micro_batch", "run.accumulate")
+# A store may move and be read by more workers; its content hash is compared instead.
+FREE = ("data.store", "data.workers", "data.prefetch")
+
+
+def changed_keys(saved: Mapping[str, Any], config: RunConfig) -> list[str]:
+    """'key (was A, is B)' for every setting that a resumed run may not change; ``saved`` is the JSON of ``RUN/config.json``."""
+    before, now = (flatten(to_dict(c)) for c in (from_dict(RunConfig, saved, "the saved config"), config))
+    fixed = [key for key in now | before if key not in FREE and any(key == f or key.startswith(f"{f}.") for f in FIXED)]
+    return [f"{key} (was {before.get(key)!r}, is {now.get(key)!r})" for key in sorted(fixed) if before.get(key) != now.get(key)]
+
+
+def samples_per_step(config: RunConfig, world: int) -> int:
+    """Samples that one optimizer step sees over all ranks."""
+    return config.run.micro_batch * config.run.accumulate * world
+
+
+def to_json(config: RunConfig) -> str:
+    """The resolved config as ``RUN/config.json`` holds it: sections ``model``, ``features``, ``data`` and so on."""
+    return json.dumps(to_dict(config), indent=2, sort_keys=True) + "\n"

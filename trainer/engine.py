@@ -1,0 +1,117 @@
+"""DeepSpeed: its JSON from our config, the process group from our ranks, the engine around our module."""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+import os
+import warnings
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import nn
+
+from ..cluster.ranks import RankInfo
+from ..errors import FoldlineError, missing_package
+from .config import RunConfig, samples_per_step
+from .optimizer import adam
+
+NEVER = 1_000_000_000  # steps between DeepSpeed's own prints
+
+
+def deepspeed_json(config: RunConfig, world: int) -> dict[str, Any]:
+    """DeepSpeed's configuration for ``world`` ranks; a pure function, kept with every run as ``deepspeed.json``."""
+    settings = config.deepspeed
+    zero: dict[str, Any] = {"stage": settings.zero_stage}
+    if settings.zero_stage:
+        zero |= {
+            "reduce_bucket_size": settings.reduce_bucket_size,
+            "allgather_bucket_size": settings.reduce_bucket_size,
+            "overlap_comm": settings.overlap_comm,
+            "contiguous_gradients": True,
+        }
+    document: dict[str, Any] = {
+        "train_batch_size": samples_per_step(config, world),
+        "train_micro_batch_size_per_gpu": config.run.micro_batch,
+        "gradient_accumulation_steps": config.run.accumulate,
+        "gradient_clipping": config.optim.clip_norm,
+        "zero_optimization": zero,
+        "zero_allow_untested_optimizer": True,  # torch's Adam: DeepSpeed's own needs a compiler at the start of the run
+        "steps_per_print": NEVER,
+        "wall_clock_breakdown": False,
+    }
+    if settings.precision == "bf16":
+        # Autocast keeps fp32 parameters; DeepSpeed's "bf16" section would round every one of them, layer norms included.
+        document["torch_autocast"] = {"enabled": True, "dtype": "bfloat16"}
+    return document
+
+
+def require_deepspeed() -> None:
+    """Raise FoldlineError with what to install where DeepSpeed is missing."""
+    if importlib.util.find_spec("deepspeed") is None:
+        raise missing_package("deepspeed", "train", "training")
+
+
+def choose_device(config: RunConfig, ranks: RankInfo) -> torch.device:
+    """This rank's device. Raises FoldlineError where ``run.device = "cuda"`` cannot be had."""
+    wanted = config.run.device
+    if wanted == "auto":
+        wanted = "cuda" if torch.cuda.is_available() else "cpu"
+    if wanted == "cpu":
+        return torch.device("cpu")
+    if not torch.cuda.is_available():
+        raise FoldlineError('run.device = "cuda", but torch sees no CUDA device; set run.device to "cpu" or "auto"')
+    if ranks.local_rank >= torch.cuda.device_count():
+        raise FoldlineError(
+            f"rank {ranks.rank} is number {ranks.local_rank} on host {ranks.host}, which has {torch.cuda.device_count()} GPUs; "
+            "start at most one rank per GPU"
+        )
+    return torch.device("cuda", ranks.local_rank)
+
+
+def start_process_group(config: RunConfig, ranks: RankInfo) -> torch.device:
+    """Join the job's ranks through DeepSpeed (gloo on the CPU, NCCL on CUDA) and set threads and device."""
+    require_deepspeed()
+    device = choose_device(config, ranks)
+    torch.set_num_threads(config.run.threads or max(1, len(os.sched_getaffinity(0)) // ranks.local_world))
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    # DeepSpeed reads the place of a rank from these, and would otherwise look for an MPI of its own.
+    os.environ.update(RANK=str(ranks.rank), LOCAL_RANK=str(ranks.local_rank), WORLD_SIZE=str(ranks.world))
+    os.environ.update(MASTER_ADDR=ranks.address, MASTER_PORT=str(ranks.port))
+    os.environ.setdefault("DS_ACCELERATOR", device.type)
+
+    import deepspeed
+
+    logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.distributed")  # of DeepSpeed's calls, once a step
+    # On the CPU init_distributed compiles this extension for minutes, and gloo does without it.
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    deepspeed.init_distributed(
+        dist_backend="nccl" if device.type == "cuda" else "gloo",
+        auto_mpi_discovery=False,
+        verbose=False,
+        timeout=timedelta(seconds=config.run.collective_timeout),
+        init_method=f"tcp://{ranks.address}:{ranks.port}",
+        rank=ranks.rank,
+        world_size=ranks.world,
+    )
+    return device
+
+
+def initialize(module: nn.Module, config: RunConfig, world: int) -> Any:
+    """DeepSpeed's engine around ``module`` with our Adam; the module's weights must be equal on all ranks."""
+    import deepspeed
+
+    engine, *_ = deepspeed.initialize(
+        model=module, optimizer=adam(module.parameters(), config.optim), config=deepspeed_json(config, world), dist_init_required=False
+    )
+    return engine
+
+
+def stop_process_group() -> None:
+    """Leave the job; what is still under way is waited for."""
+    if dist.is_initialized():
+        dist.destroy_process_group()

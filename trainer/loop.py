@@ -1,0 +1,94 @@
+"""The run, from the first rank to the last checkpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+
+from ..cluster.ranks import discover
+from ..data_store.loader import TrainLoader
+from ..data_store.store import Store
+from .advance import Stepper
+from .checkpoint import Checkpoints
+from .config import RunConfig, load_config, samples_per_step
+from .ema import Ema
+from .engine import deepspeed_json, initialize, require_deepspeed, start_process_group, stop_process_group
+from .partitions import master_partitions
+from .recorder import Recorder
+from .rundir import RunDir, check_start
+from .step import TrainingStep
+from .tracking import require_mlflow
+from .validate import Validator
+
+STOPPED = 75  # exit code after SIGTERM or SIGUSR1: a checkpoint was saved, start again with --resume (EX_TEMPFAIL)
+
+
+def train_command(config_path: Path, overrides: Sequence[str], resume: bool) -> int:
+    """``foldline train``: 0 when all steps are done, 75 when a signal ended the run after a checkpoint."""
+    config = load_config(config_path, overrides)
+    check_start(config, resume)
+    require_deepspeed()
+    require_mlflow(config)
+    try:
+        return train(config, resume)
+    finally:
+        stop_process_group()
+
+
+def train(config: RunConfig, resume: bool) -> int:
+    """Train to ``config.run.steps`` in ``config.run.dir``; every rank of the job calls it. Returns the exit code."""
+    ranks = discover()
+    device = start_process_group(config, ranks)
+    run, store, stage = RunDir(Path(config.run.dir)), Store.open(Path(config.data.store)), config.deepspeed.zero_stage
+    torch.manual_seed(config.run.seed)  # the same weights on every rank
+    engine = initialize(TrainingStep(config).to(device), config, ranks.world)
+    ema = Ema(master_partitions(engine, stage), config.optim.ema_decay)
+    checkpoints = Checkpoints(run, stage, config.run.keep_last, store.content_hash)
+
+    with Recorder(config, run, ranks.rank) as recorder:
+        step, mlflow_run = 0, ""
+        if resume:
+            path, manifest = checkpoints.newest(recorder.say)
+            checkpoints.load(engine, ema, path)
+            step, mlflow_run = manifest.step, manifest.mlflow_run
+            recorder.say(f"going on from {path}")
+        recorder.start(step if resume else None, mlflow_run, deepspeed_json(config, ranks.world), rank_map(ranks.describe()))
+        loader = TrainLoader(
+            store.path,
+            config.data,
+            config.features,
+            rank=ranks.rank,
+            world=ranks.world,
+            micro_batch=config.run.micro_batch,
+            start_step=step * config.run.accumulate,
+        )
+        stepper = Stepper(engine, iter(loader), config, device)
+        validator = Validator(config, store, loader.order.chain_ids, device)
+        if step == 0:
+            recorder.validated(0, validator.run(checkpoints.weights(engine, ema.averages)))
+        while step < config.run.steps and not stepper.stopped:
+            step += 1
+            metrics = stepper.advance(step)
+            ema.update()
+            recorder.trained(step, metrics)
+            last = step == config.run.steps
+            if last or (config.validate.every and step % config.validate.every == 0):
+                recorder.validated(step, validator.run(checkpoints.weights(engine, ema.averages)))
+            if last or stepper.stopped or step % config.run.checkpoint_every == 0:
+                samples = step * samples_per_step(config, ranks.world)
+                recorder.saved(step, str(checkpoints.save(engine, ema, step, samples, recorder.mlflow_run)))
+        if step < config.run.steps:
+            recorder.stopped()
+            recorder.say(f"stopped by a signal after step {step}; go on with --resume")
+            return STOPPED
+    return 0
+
+
+def rank_map(mine: str) -> list[str]:
+    """Every rank's line of description, in order, on every rank. Collective."""
+    lines = [""] * dist.get_world_size()
+    dist.all_gather_object(lines, mine)
+    return lines

@@ -1,0 +1,84 @@
+"""The run directory: what lies where, and whether a run may start or continue in it."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import sys
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from .. import __version__
+from ..errors import FoldlineError
+from .config import RunConfig, changed_keys
+
+PACKAGES = ("torch", "deepspeed", "mlflow", "numpy", "zarr", "tensorstore", "safetensors")
+
+
+class RunDir:
+    """Paths of one run; export reads ``config.json`` and ``weights/ema.safetensors``."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.config = root / "config.json"
+        self.checkpoints = root / "checkpoints"
+        self.weights = root / "weights" / "ema.safetensors"
+        self.journal = root / "metrics.jsonl"
+        self.plots = root / "plots"
+        self.summary = root / "summary.json"
+        self.deepspeed = root / "deepspeed.json"
+        self.environment = root / "environment.json"
+        self.tracking = root / "tracking.json"
+
+
+def check_start(config: RunConfig, resume: bool) -> None:
+    """Raise FoldlineError unless a run with this config may start (or, with ``resume``, continue) in ``run.dir``.
+
+    Reads only, so that it can be called before the ranks start and again by each of them.
+    """
+    run = RunDir(Path(config.run.dir))
+    if not Path(config.data.store).is_dir():
+        raise FoldlineError(
+            f"data.store = {config.data.store!r} does not exist; make it with: foldline ingest SOURCE --store {config.data.store}"
+        )
+    if not resume:
+        if run.config.exists():
+            raise FoldlineError(f"{run.root} already holds a run; continue it with --resume, or give another run.dir")
+        return
+    if not run.config.exists() or not any(run.checkpoints.glob("step_*/manifest.json")):
+        raise FoldlineError(
+            f"--resume: {run.root} holds no checkpoint; start without --resume, or give the run.dir of a run that saved one"
+        )
+    try:
+        saved = json.loads(run.config.read_text())
+    except (OSError, ValueError) as error:
+        raise FoldlineError(f"{run.config} is not readable: {error}; copy it back from a checkpoint of this run") from None
+    changed = changed_keys(saved, config)
+    if changed:
+        raise FoldlineError(
+            f"--resume: {run.root} was started with other settings: {', '.join(changed)}; restore them, or start a new run.dir"
+        )
+
+
+def write_atomic(path: Path, text: str) -> None:
+    """Replace ``path`` with ``text``; a reader or a crash sees the old file or the new one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f"{path.name}.partial")
+    with partial.open("w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(partial, path)
+
+
+def environment() -> dict[str, Any]:
+    """What a run was made with: versions of Python and of the packages that decide numbers, and the machine."""
+    versions = {}
+    for package in PACKAGES:
+        try:
+            versions[package] = version(package)
+        except PackageNotFoundError:
+            versions[package] = "absent"
+    return {"foldline": __version__, "python": sys.version.split()[0], "platform": platform.platform(), "packages": versions}
