@@ -110,8 +110,8 @@ class StructureModule(nn.Module):
             steps.append(self._atoms(s, s_initial, rigid.scale(self.config.position_scale), aatype))
         last = steps[-1]
         positions, exists = atom14_to_atom37(aatype, last.atom14 * mask[..., None, None])
-        trajectory = (torch.stack(each) for each in zip(*steps, strict=True))
-        return StructureOutput(*trajectory, positions=positions, atom_mask=exists * mask.unsqueeze(-1), single=s)
+        trajectory = Atoms(*(torch.stack(each) for each in zip(*steps, strict=True)))
+        return StructureOutput(*trajectory, positions, exists * mask.unsqueeze(-1), s)
 
     def _step(self, s: Tensor, z: Tensor, rigid: Rigid, mask: Tensor) -> tuple[Tensor, Rigid]:
         """Attention, transition and backbone update (lines 6-10)."""
