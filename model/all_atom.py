@@ -139,9 +139,14 @@ def _dihedral(quads: Float[Tensor, "*batch 4 3"]) -> Float[Tensor, "*batch 2"]:
 
 
 def make_ground_truth(aatype: Int[Tensor, "*batch N_res"], targets: Targets, seq_mask: Float[Tensor, "*batch N_res"]) -> GroundTruth:
-    """Everything that the losses derive from the resolved coordinates."""
+    """Everything that the losses derive from the resolved coordinates.
+
+    Atoms that a residue type lacks count as unresolved: the terminal OXT, and all atoms of unknown residues.
+    """
     seq = seq_mask.unsqueeze(-1)
-    positions, atom_mask = targets.positions, targets.atom_mask * seq
+    atom37_exists = tables.ATOM37_EXISTS(aatype, targets.positions.dtype) * seq
+    atom_mask = targets.atom_mask * atom37_exists
+    positions = targets.positions * atom_mask.unsqueeze(-1)
     atom14, atom14_mask = atom37_to_atom14(aatype, positions, atom_mask)
     swapped = tables.ATOM14_SWAPPED(aatype)
     torsions = torsion_angles(aatype, positions, atom_mask)
@@ -150,7 +155,7 @@ def make_ground_truth(aatype: Int[Tensor, "*batch N_res"], targets: Targets, seq
     return GroundTruth(
         positions=positions,
         atom_mask=atom_mask,
-        atom37_exists=tables.ATOM37_EXISTS(aatype, positions.dtype) * seq,
+        atom37_exists=atom37_exists,
         atom14_positions=atom14,
         atom14_mask=atom14_mask,
         alt_atom14_positions=gather_atoms(atom14, swapped),
