@@ -1,0 +1,54 @@
+"""Symmetric side chains: which of the two names of their atoms the prediction is nearer to (AF2 supplement, Algorithm 26)."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from ..all_atom import GroundTruth
+from ..rigid import Rigid
+from ..tables import ATOM14_IS_AMBIGUOUS
+from .precision import full_precision
+
+# The atom14 slots that are ambiguous in any residue type: 6..9 of 14, so that a residue's distances are made for these alone.
+SLOTS: list[int] = ATOM14_IS_AMBIGUOUS(torch.arange(21)).amax(0).nonzero().flatten().tolist()
+
+
+@full_precision
+def alternative_is_better(
+    atom14: Float[Tensor, "*batch N_res 14 3"],
+    true_atom14: Float[Tensor, "*batch N_res 14 3"],
+    alt_atom14: Float[Tensor, "*batch N_res 14 3"],
+    mask: Float[Tensor, "*batch N_res 14"],
+    is_ambiguous: Float[Tensor, "*batch N_res 14"],
+) -> Bool[Tensor, "*batch N_res"]:
+    """Whether swapped names bring the distances of a residue's ambiguous atoms to all unambiguous atoms nearer to the prediction's."""
+    anchors = (mask * (1 - is_ambiguous)).flatten(-2)
+    weights = (mask * is_ambiguous)[..., SLOTS]
+
+    def distances(positions: Tensor) -> Tensor:
+        offset = positions[..., SLOTS, :].unsqueeze(-2) - positions.flatten(-3, -2)[..., None, None, :, :]
+        return (1e-10 + offset.square().sum(-1)).sqrt()
+
+    def deviation(candidate: Tensor) -> Tensor:
+        change = (1e-10 + (predicted - distances(candidate)).square()).sqrt()
+        return ((change * anchors[..., None, None, :]).sum(-1) * weights).sum(-1)
+
+    with torch.no_grad():
+        predicted = distances(atom14)
+        return deviation(alt_atom14) < deviation(true_atom14)
+
+
+def rename_ground_truth(truth: GroundTruth, atom14: Float[Tensor, "*batch N_res 14 3"]) -> GroundTruth:
+    """``truth`` with atoms, masks and rigid groups of symmetric side chains under the names that suit the prediction ``atom14`` best."""
+    better = alternative_is_better(atom14, truth.atom14_positions, truth.alt_atom14_positions, truth.atom14_mask, truth.atom14_is_ambiguous)
+    per_atom, per_group = better.unsqueeze(-1), better[..., None, None]
+    return truth._replace(
+        atom14_positions=torch.where(per_group, truth.alt_atom14_positions, truth.atom14_positions),
+        atom14_mask=torch.where(per_atom, truth.alt_atom14_mask, truth.atom14_mask),
+        frames=Rigid(
+            torch.where(per_group.unsqueeze(-1), truth.alt_frames.rotations, truth.frames.rotations),
+            torch.where(per_group, truth.alt_frames.translations, truth.frames.translations),
+        ),
+    )
