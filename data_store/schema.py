@@ -1,8 +1,8 @@
 """The layout of a Foldline store: which arrays there are, of which type, shape, chunk and shard.
 
-A store is a Zarr v3 group of flat arrays. Chains lie one behind another in the ``residues`` arrays, MSAs one behind another in the ``cells``
-arrays (each MSA row by row), templates likewise; the small ``chains``, ``msas`` and ``templates`` arrays hold the lengths from which every
-offset follows. So the number of files does not grow with the number of chains, and one chain is a handful of contiguous ranges.
+A store is a Zarr v3 group of flat arrays. Chains lie one behind another in the ``residues`` arrays, MSAs one behind another in the
+``cells`` arrays (each MSA row by row), templates likewise. The small index arrays hold the lengths from which every offset follows.
+So the number of files does not grow with the number of chains, and one chain is a handful of contiguous ranges.
 ``manifest.json`` is written last: a folder without it is not a store.
 """
 
@@ -16,7 +16,7 @@ FORMAT = "foldline-store"
 
 
 class ArraySpec(NamedTuple):
-    """One array: ``axis`` names what its first dimension counts, ``tail`` the shape of one element, ``chunk`` and ``shard`` are in elements."""
+    """One array: what its first dimension counts (``axis``), the shape of one element (``tail``), elements per chunk and shard."""
 
     axis: str  # residues, plddts, cells, template_residues (data); chains, msas, templates, characters (index)
     dtype: str

@@ -25,7 +25,7 @@ __all__ = ["Store", "StoreIndex", "StoreWriter"]
 
 @dataclass(frozen=True)
 class StoreIndex:
-    """The columns of a store: ``numbers`` by array name, ``text`` likewise, and where each chain's part of each axis begins ([N+1] each)."""
+    """The columns of a store: ``numbers`` and ``text`` by array name, and where each chain's part of each axis begins."""
 
     numbers: dict[str, np.ndarray]
     text: dict[str, list[str]]
@@ -102,8 +102,9 @@ class Store:
             raise FoldlineError(f"{self.path} holds no chain '{chain_id}'; {nearest(chain_id, self.chain_ids)}") from None
 
     def _metadata(self, row: int) -> ChainMetadata:
-        text = {name: self.index.text[name][row] for name in METADATA_TEXT}
-        return ChainMetadata(**text, **{name: self.index.numbers[name][row].item() for name in METADATA_NUMBERS})
+        fields: dict[str, Any] = {name: self.index.text[name][row] for name in METADATA_TEXT}
+        fields |= {name: self.index.numbers[name][row].item() for name in METADATA_NUMBERS}
+        return ChainMetadata(**fields)
 
     def _guarded(self, what: str, read: Callable[[], Any]) -> Any:
         try:
