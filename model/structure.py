@@ -125,6 +125,11 @@ class StructureModule(nn.Module):
     def _atoms(self, s: Tensor, s_initial: Tensor, backbone: Rigid, aatype: Tensor) -> Atoms:
         """Torsions and all atoms on the backbone frames in ångström (lines 11-14 and 24)."""
         raw = self.angle_resnet(s, s_initial)
-        angles = raw * torch.rsqrt(raw.square().sum(-1, keepdim=True).clamp(min=_NORM_EPSILON))
+        angles = torsions_of(raw)
         frames = torsion_angles_to_frames(aatype, backbone, angles)
         return Atoms(*backbone, angles, raw, *frames, frames_to_atom14(aatype, frames))
+
+
+def torsions_of(raw: Float[Tensor, "*b 7 2"]) -> Float[Tensor, "*b 7 2"]:
+    """(sin, cos) of length one; (0, 0) stays."""
+    return raw * torch.rsqrt(raw.square().sum(-1, keepdim=True).clamp(min=_NORM_EPSILON))
