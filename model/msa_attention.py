@@ -24,7 +24,7 @@ class MSARowAttentionWithPairBias(nn.Module):
     def forward(self, m: MSA, z: Float[Tensor, "*b N_res N_res c_z"], msa_mask: MSAMask) -> MSA:
         """The update of ``m``."""
         m = self.layer_norm_m(m)
-        bias = self.linear_bias(self.layer_norm_z(z)).movedim(-1, -3).unsqueeze(-4)
+        bias = self.linear_bias(self.layer_norm_z(z)).transpose(-1, -2).transpose(-2, -3).unsqueeze(-4)
         return self.attention(m, m, msa_mask[..., None, None, :], bias)
 
 

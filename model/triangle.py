@@ -48,7 +48,7 @@ class TriangleMultiplication(nn.Module):
         a = self.linear_a_p(z) * torch.sigmoid(self.linear_a_g(z)) * mask
         b = self.linear_b_p(z) * torch.sigmoid(self.linear_b_g(z)) * mask
         x = a @ b.transpose(-1, -2) if self.direction == "outgoing" else a.transpose(-1, -2) @ b
-        return self.linear_z(self.layer_norm_out(x.movedim(-3, -1))) * torch.sigmoid(self.linear_g(z))
+        return self.linear_z(self.layer_norm_out(x.transpose(-3, -2).transpose(-2, -1))) * torch.sigmoid(self.linear_g(z))
 
 
 class TriangleAttention(nn.Module):
@@ -69,5 +69,5 @@ class TriangleAttention(nn.Module):
 
     def _attend(self, z: Pair, pair_mask: PairMask) -> Pair:
         z = self.layer_norm(z)
-        bias = self.linear_bias(z).movedim(-1, -3).unsqueeze(-4)
+        bias = self.linear_bias(z).transpose(-1, -2).transpose(-2, -3).unsqueeze(-4)
         return self.attention(z, z, pair_mask[..., None, None, :], bias)
