@@ -14,8 +14,9 @@ import torch
 from ..errors import FoldlineError
 from .config import DataConfig, FeatureConfig
 from .features.crop import pad
+from .filters import training_candidates
 from .prefetch import SampleMaker, SamplePool
-from .sampler import Candidate, SampleOrder, SampleTask, make_order, training_chains
+from .sampler import SampleOrder, SampleTask, make_order
 from .store import Store
 from .types import FeatureBatch, Targets, TrainBatch, schema_of
 
@@ -43,8 +44,10 @@ class TrainLoader:
     """Endless iterator over the micro-batches of one rank, from step ``start_step`` on.
 
     Sample i of rank r in step s is the one at position (s x world + r) x micro_batch + i of the run's order, so ranks never share
-    a sample and together see what one rank with a larger micro-batch would. Use as a context manager, or call ``close``. Raises
-    FoldlineError for a store that is not there, chain ids that it lacks, and a selection without any chain.
+    a sample and together see what one rank with a larger micro-batch would. Use as a context manager, or call ``close``.
+
+    Raises FoldlineError for a store that is not there, chain ids that it lacks, and a selection without any chain; while iterating, for
+    a sample that cannot be made, which ends the iteration.
     """
 
     def __init__(
@@ -71,8 +74,12 @@ class TrainLoader:
         return self
 
     def __next__(self) -> TrainBatch:
-        samples = list(islice(self._samples, self._batch))
-        if len(samples) < self._batch:  # closed, or stopped by an error
+        try:
+            samples = list(islice(self._samples, self._batch))
+        except FoldlineError:
+            self.close()
+            raise
+        if len(samples) < self._batch:  # closed
             raise StopIteration
         return collate(samples)
 
@@ -98,11 +105,9 @@ class TrainLoader:
 
 def open_order(store_path: Path, data: DataConfig, features: FeatureConfig) -> SampleOrder:
     """The order in which a run over the store at ``store_path`` sees its chains; the errors are ``TrainLoader``'s."""
-    store = Store.open(store_path)
-    sequences = dict(zip(store.chain_ids, store.index.text["sequence"], strict=True))
-    chosen = training_chains(store.chain_ids, data)
+    candidates = training_candidates(Store.open(store_path), data)
     try:
-        return make_order([Candidate(store.metadata(name), sequences[name]) for name in chosen], data, features.max_recycles)
+        return make_order(candidates, data, features.max_recycles)
     except FoldlineError as error:
         raise FoldlineError(f"{store_path}: {error}") from None
 

@@ -14,20 +14,12 @@ from typing import NamedTuple
 import numpy as np
 
 from ..errors import FoldlineError
-from ..settings import nearest
 from .config import DataConfig
-from .types import ChainMetadata
+from .filters import Candidate, reason_to_drop
 
 _CHAIN_STREAM, _SEED_STREAM, _CYCLES_STREAM = 0, 1, 2
 _SHORT, _LONG = 256, 512  # residues between which a chain's weight grows with its length (AF2 supplement 1.2.5)
 _SEED_LIMIT = 2**63
-
-
-class Candidate(NamedTuple):
-    """A chain that may be trained on, as far as filters and weights need to know it."""
-
-    metadata: ChainMetadata
-    sequence: str
 
 
 class SampleTask(NamedTuple):
@@ -86,36 +78,10 @@ def make_order(candidates: Sequence[Candidate], data: DataConfig, max_recycles: 
     if not kept:
         counts = ", ".join(f"{count} x {reason}" for reason, count in sorted(reasons.items())) or "the list is empty"
         raise FoldlineError(f"none of {len(candidates)} chains can be trained on: {counts}; add chains or relax these limits")
-    weights = np.array([k.metadata.weight * min(max(len(k.sequence), _SHORT), _LONG) / _LONG for k in kept], np.float64)
+    weights = np.array([k.metadata.weight * min(max(k.length, _SHORT), _LONG) / _LONG for k in kept], np.float64)
     distilled = np.array([k.metadata.source == "distillation" for k in kept])
     if distilled.any() and not distilled.all():
         weights[distilled] *= data.distillation_fraction / weights[distilled].sum()
         weights[~distilled] *= (1.0 - data.distillation_fraction) / weights[~distilled].sum()
     cumulative = np.cumsum(weights)
     return SampleOrder(tuple(k.metadata.chain_id for k in kept), cumulative / cumulative[-1], data.seed, max_recycles)
-
-
-def reason_to_drop(candidate: Candidate, data: DataConfig) -> str:
-    """Why a chain is not trained on (AF2 supplement 1.2.5), '' when it is."""
-    metadata, sequence = candidate
-    if not sequence:
-        return "no residues"
-    if metadata.resolution > data.max_resolution:
-        return f"resolution above data.max_resolution = {data.max_resolution} Å"
-    if max(Counter(sequence).values()) > data.max_single_residue * len(sequence):
-        return f"one residue type in more than data.max_single_residue = {data.max_single_residue} of the chain"
-    if not (np.isfinite(metadata.weight) and metadata.weight > 0):
-        return "weight not above 0"
-    return ""
-
-
-def training_chains(chain_ids: Sequence[str], data: DataConfig) -> tuple[str, ...]:
-    """The chains of ``data.train``, or all of the store's but ``data.validation``. FoldlineError for an id that the store lacks."""
-    known = set(chain_ids)
-    for section, names in (("train", data.train), ("validation", data.validation)):
-        missing = [name for name in names if name not in known]
-        if missing:
-            more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
-            raise FoldlineError(f"data.{section}: the store has no chain '{missing[0]}'{more}; {nearest(missing[0], chain_ids)}")
-    held_out = set(data.validation)
-    return data.train or tuple(name for name in chain_ids if name not in held_out)

@@ -1,0 +1,224 @@
+"""Each feature step alone: against a plain rewrite in loops or one-hot products, on a real alignment, and by its laws."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from foldline.data_store.features import clusters as clusters_module
+from foldline.data_store.features.clusters import nearest_clusters, pack_rows, summarize_clusters
+from foldline.data_store.features.crop import crop_window, pad
+from foldline.data_store.features.masking import MASK_TOKEN, mask_msa
+from foldline.data_store.features.msa import keep_after_block_deletion, keep_at_random, merge_msas, residue_profile, split_rows
+from foldline.data_store.features.msa_feat import deletion_value, make_msa_feat, make_target_feat
+from foldline.data_store.features.targets import make_targets
+from foldline.data_store.features.templates import choose_templates, template_features
+from foldline.data_store.residues import GAP
+from foldline.data_store.types import ChainRecord, Msa, Targets
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    return np.random.default_rng(7)
+
+
+def test_merging_keeps_the_first_of_equal_rows_in_order(deep: ChainRecord) -> None:
+    msa = deep.msas[0]
+    again = Msa("again", msa.rows[::-1].copy(), np.full_like(msa.deletions, 9))
+    rows, deletions = merge_msas([msa, again])
+    seen: dict[bytes, int] = {}
+    for index, row in enumerate(msa.rows):
+        seen.setdefault(row.tobytes(), index)
+    np.testing.assert_array_equal(rows, msa.rows[list(seen.values())])
+    np.testing.assert_array_equal(deletions, msa.deletions[list(seen.values())])
+
+
+@pytest.mark.parametrize("depth", [1, 2, 10, 1000])
+def test_block_deletion_takes_whole_blocks_and_never_the_query(depth: int, rng: np.random.Generator) -> None:
+    size = int(depth * 0.3)
+    survivors = []
+    for _ in range(50):
+        keep = keep_after_block_deletion(depth, 0.3, 2, rng)
+        gone = np.setdiff1d(np.arange(depth), keep)
+        assert keep[0] == 0
+        assert len(gone) <= 2 * size
+        assert np.count_nonzero(np.diff(gone) > 1) <= 2  # at most two blocks, or one of them cut by the query
+        survivors.append(len(keep))
+    assert depth < 10 or min(survivors) < depth
+    assert len(keep_after_block_deletion(depth, 0.3, 0, rng)) == depth
+
+
+def test_random_subset_is_sorted_and_holds_the_query(rng: np.random.Generator) -> None:
+    kept = keep_at_random(500, 100, rng)
+    assert kept[0] == 0
+    assert len(np.unique(kept)) == 100
+    assert (np.diff(kept) > 0).all()
+    np.testing.assert_array_equal(keep_at_random(50, 100, rng), np.arange(50))
+
+
+def test_split_is_a_partition_and_every_row_is_equally_often_a_centre(rng: np.random.Generator) -> None:
+    counts = np.zeros(20)
+    for _ in range(2000):
+        centres, others = split_rows(20, 5, rng)
+        assert centres[0] == 0
+        assert sorted([*centres, *others]) == list(range(20))
+        counts[centres] += 1
+    assert np.abs(counts[1:] / 2000 - 4 / 19).max() < 0.04
+    centres, others = split_rows(3, 5, rng)
+    assert (len(centres), len(others)) == (3, 0)
+
+
+def test_profile_is_the_mean_of_one_hot_rows(deep: ChainRecord) -> None:
+    rows = deep.msas[0].rows
+    profile = residue_profile(rows)
+    np.testing.assert_allclose(profile, np.eye(22)[rows].mean(axis=0), atol=1e-6)
+    np.testing.assert_allclose(profile.sum(axis=1), 1.0, atol=1e-5)
+
+
+PARTS = {"uniform": 0.1, "from_profile": 0.1, "same": 0.1}
+
+
+class TestMasking:
+    def test_unchosen_cells_stay_and_the_shares_are_the_configured_ones(self, rng: np.random.Generator) -> None:
+        rows = np.full((400, 500), GAP, np.uint8)
+        profile = np.zeros((500, 22), np.float32)
+        profile[:, 20] = 1.0  # nothing else makes an X
+        masked, bert_mask = mask_msa(rows, profile, 0.15, **PARTS, rng=rng)
+        np.testing.assert_array_equal(masked[bert_mask == 0], GAP)
+        chosen = masked[bert_mask == 1]
+        assert abs(bert_mask.mean() - 0.15) < 0.005
+        shares = [(chosen == MASK_TOKEN).mean(), (chosen == GAP).mean(), (chosen == 20).mean(), (chosen < 20).mean()]
+        np.testing.assert_allclose(shares, [0.7, 0.1, 0.1, 0.1], atol=0.01)
+        amino_acids = np.bincount(chosen[chosen < 20], minlength=20) / (chosen < 20).sum()
+        np.testing.assert_allclose(amino_acids, 0.05, atol=0.015)
+
+    def test_profile_draws_follow_their_column(self, deep: ChainRecord, rng: np.random.Generator) -> None:
+        profile = residue_profile(deep.msas[0].rows)[:5]
+        masked, _ = mask_msa(np.zeros((20_000, 5), np.uint8), profile, 1.0, 0.0, 1.0, 0.0, rng)
+        np.testing.assert_allclose(residue_profile(masked), profile, atol=0.015)
+
+    def test_same_keeps_residues_but_asks_for_them(self, deep: ChainRecord, rng: np.random.Generator) -> None:
+        rows = deep.msas[0].rows[:10]
+        masked, bert_mask = mask_msa(rows, residue_profile(rows), 1.0, 0.0, 0.0, 1.0, rng)
+        np.testing.assert_array_equal(masked, rows)
+        assert (bert_mask == 1).all()
+
+    def test_no_masking_at_fraction_zero(self, deep: ChainRecord, rng: np.random.Generator) -> None:
+        rows = deep.msas[0].rows[:10]
+        masked, bert_mask = mask_msa(rows, residue_profile(rows), 0.0, **PARTS, rng=rng)
+        np.testing.assert_array_equal(masked, rows)
+        assert not bert_mask.any()
+
+
+class TestClusters:
+    def masked_split(self, record: ChainRecord, rng: np.random.Generator) -> tuple[np.ndarray, ...]:
+        rows, deletions = record.msas[0].rows, record.msas[0].deletions
+        chosen, others = split_rows(len(rows), 40, rng)
+        centres, _ = mask_msa(rows[chosen], residue_profile(rows), 0.15, 0.1, 0.1, 0.1, rng)
+        return centres, deletions[chosen], rows[others], deletions[others]
+
+    @pytest.mark.parametrize("block", [7, 40_000])
+    def test_nearest_is_the_product_of_one_hot_matrices(
+        self, deep: ChainRecord, rng: np.random.Generator, block: int, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(clusters_module, "_BLOCK_WORDS", block)
+        centres, _, rows, _ = self.masked_split(deep, rng)
+        one_hot = np.eye(23)[:, :21]  # gap and mask token agree with nothing
+        agreement = np.einsum("elc,klc->ek", one_hot[rows], one_hot[centres])
+        assert (centres == MASK_TOKEN).any()
+        assert (rows == GAP).any()
+        np.testing.assert_array_equal(nearest_clusters(pack_rows(rows), centres), agreement.argmax(axis=1))
+
+    def test_of_equal_centres_the_first_wins_and_gaps_agree_with_nothing(self) -> None:
+        centres = np.array([[GAP, 3, 5], [0, 3, 5], [GAP, GAP, 6]], np.uint8)
+        rows = np.array([[GAP, 3, 5], [0, 3, 4], [GAP, GAP, GAP], [GAP, GAP, 6]], np.uint8)
+        np.testing.assert_array_equal(nearest_clusters(pack_rows(rows), centres), [0, 1, 0, 2])
+
+    def test_summary_counts_the_centre_and_its_members(self, deep: ChainRecord, rng: np.random.Generator) -> None:
+        centres, centre_deletions, rows, deletions = self.masked_split(deep, rng)
+        deletions[::3, ::5] = 200  # sums beyond a byte
+        nearest = rng.integers(0, len(centres) - 1, len(rows))  # the last cluster is its centre alone
+        profile, mean = summarize_clusters(centres, centre_deletions, rows, deletions, nearest)
+        for index in range(len(centres)):
+            members = np.concatenate([centres[index : index + 1], rows[nearest == index]])
+            theirs = np.concatenate([centre_deletions[index : index + 1], deletions[nearest == index]])
+            np.testing.assert_allclose(profile[index], np.eye(23)[members].mean(axis=0), atol=2e-6)
+            np.testing.assert_allclose(mean[index], theirs.mean(axis=0), rtol=2e-6, atol=1e-6)
+        np.testing.assert_allclose(profile.sum(axis=-1), 1.0, atol=1e-5)
+
+
+def test_msa_feat_has_its_49_channels_in_order() -> None:
+    rows, deletions = np.array([[2, MASK_TOKEN]], np.uint8), np.array([[0, 3]], np.uint8)
+    profile, mean = np.full((1, 2, 23), 0.25, np.float32), np.array([[0.0, 3.0]], np.float32)
+    feat = make_msa_feat(rows, deletions, profile, mean)
+    assert feat.shape == (1, 2, 49)
+    assert feat[0, 0, :23].tolist() == np.eye(23)[2].tolist()
+    assert feat[0, 1, :23].tolist() == np.eye(23)[22].tolist()
+    np.testing.assert_allclose(feat[0, :, 23:25], [[0.0, 0.0], [1.0, 0.5]], atol=1e-6)
+    np.testing.assert_allclose(feat[0, :, 25:48], 0.25)
+    np.testing.assert_allclose(feat[0, :, 48], [0.0, 0.5], atol=1e-6)
+    np.testing.assert_allclose(deletion_value(np.array([255], np.uint8)), 2 / np.pi * np.arctan(85.0), atol=1e-6)
+
+
+def test_target_feat_is_the_segment_flag_then_the_residue() -> None:
+    feat = make_target_feat(np.array([0, 20], np.int8))
+    np.testing.assert_array_equal(feat, np.eye(22)[[1, 21]])
+
+
+class TestCrop:
+    @pytest.mark.parametrize("clamped", [True, False])
+    def test_windows_lie_inside_and_every_start_occurs(self, rng: np.random.Generator, clamped: bool) -> None:
+        starts = []
+        for _ in range(2000):
+            window = crop_window(30, 20, clamped, rng)
+            assert window.start >= 0
+            assert window.stop == window.start + 20 <= 30
+            starts.append(window.start)
+        assert set(starts) == set(range(11))
+        assert abs(np.mean(starts) - (5.0 if clamped else 2.5)) < 0.3
+
+    def test_a_short_chain_is_taken_whole(self, rng: np.random.Generator) -> None:
+        assert crop_window(12, 20, False, rng) == slice(0, 12)
+
+    def test_padding_fills_with_zeros_and_refuses_to_cut(self) -> None:
+        targets = Targets(
+            positions=np.ones((3, 37, 3), np.float32),
+            atom_mask=np.ones((3, 37), np.float32),
+            true_msa=np.ones((2, 3), np.int64),
+            bert_mask=np.ones((2, 3), np.float32),
+            resolution=np.array(1.0, np.float32),
+            use_clamped_fape=np.array(1.0, np.float32),
+        )
+        padded = pad(targets, {"N_res": 5, "N_clust": 4})
+        assert padded.positions.shape == (5, 37, 3)
+        assert padded.true_msa.shape == (4, 5)
+        assert padded.bert_mask.sum() == 6
+        assert not padded.atom_mask[3:].any()
+        with pytest.raises(ValueError, match="negative"):
+            pad(targets, {"N_res": 2})
+
+
+class TestTemplates:
+    def test_choice_is_limited_and_none_occurs(self, rng: np.random.Generator) -> None:
+        draws = [choose_templates(30, 4, 20, rng) for _ in range(500)]
+        assert {len(d) for d in draws} == {0, 1, 2, 3, 4}
+        assert all(len(set(d.tolist())) == len(d) for d in draws)
+        assert {int(i) for d in draws for i in d} == set(range(20))
+        assert len(choose_templates(0, 4, 20, rng)) == len(choose_templates(30, 0, 20, rng)) == 0
+
+    def test_chosen_rows_and_columns(self, templated: ChainRecord) -> None:
+        assert templated.templates is not None
+        fields = template_features(templated.templates, np.array([2, 0]), slice(3, 9), 6)
+        np.testing.assert_array_equal(fields["template_positions"], templated.templates.positions[[2, 0], 3:9])
+        np.testing.assert_array_equal(fields["template_aatype"], templated.templates.aatype[[2, 0], 3:9])
+        np.testing.assert_array_equal(fields["template_atom_mask"], templated.templates.mask[[2, 0], 3:9])
+        np.testing.assert_array_equal(fields["template_mask"], [1, 1])
+
+
+def test_unsure_residues_of_a_predicted_chain_are_no_targets(distilled: ChainRecord) -> None:
+    length = len(distilled.sequence)
+    none = np.zeros((1, length))
+    targets = make_targets(distilled, slice(0, length), none, none, True, 50.0)
+    assert distilled.plddt is not None
+    np.testing.assert_array_equal(targets.atom_mask, distilled.mask * (distilled.plddt >= 50)[:, None])
+    assert 0 < targets.atom_mask.sum() < distilled.mask.sum()
