@@ -29,7 +29,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="foldline", description="Train AlphaFold2 and ship it as folding engines.")
     parser.add_argument("--version", action="version", version=f"foldline {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for add in (_ingest, _store, _train, _export, _fold, _doctor):
+    for add in (_ingest, _store, _train, _export, _fold, _weights, _doctor):
         add(commands)
     return parser
 
@@ -82,8 +82,9 @@ def _run_train(args: argparse.Namespace) -> int:
     if args.launcher == "mpi":
         from .cluster.launch import mpirun
         from .trainer.config import load_config
+        from .trainer.rundir import check_start
 
-        load_config(args.config, args.overrides)  # a mistake is told once, before the ranks start
+        check_start(load_config(args.config, args.overrides), args.resume)  # a mistake is told once, before the ranks start
         rest = ["train", "--config", str(args.config), *(f"--set={o}" for o in args.overrides), *(["--resume"] if args.resume else [])]
         return mpirun(args.ranks, rest)
     from .trainer.loop import train_command
@@ -119,6 +120,26 @@ def _run_fold(args: argparse.Namespace) -> int:
     from .export.fold import fold_command
 
     return fold_command(args.source, args.bundle, args.out, args.recycles, args.seed)
+
+
+def _weights(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    sub = commands.add_parser("weights", help="DeepMind's parameters in and out")
+    actions = sub.add_subparsers(title="actions", metavar="ACTION", required=True)
+    for name, text in (("import", "DeepMind's params npz -> safetensors"), ("export", "safetensors -> DeepMind's params npz")):
+        action = actions.add_parser(name, help=text)
+        action.add_argument(
+            "source", type=Path, help="params npz" if name == "import" else "safetensors of `foldline weights import` or training"
+        )
+        action.add_argument("--preset", required=True, help="model the weights are of, e.g. model_1_ptm")
+        action.add_argument("--out", type=Path, required=True, help="file to write (must not exist)")
+        action.add_argument("--format", choices=("deepmind",), default="deepmind", help="whose names and layout the npz has")
+        action.set_defaults(run=_run_weights, action=name)
+
+
+def _run_weights(args: argparse.Namespace) -> int:
+    from .model.convert.command import weights_command
+
+    return weights_command(args.action, args.source, args.preset, args.out, args.format)
 
 
 def _doctor(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:

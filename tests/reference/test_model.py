@@ -1,0 +1,56 @@
+"""The whole network against DeepMind's, case by case: every intermediate result, every output, and the gradient of every parameter."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from foldline.model.alphafold import run_cycles
+from foldline.model.convert.deepmind import to_deepmind
+from foldline.model.losses.total import AlphaFoldLoss
+from foldline.tests.reference.model_cases import CASES, REFERENCE, arrays, cycles, has, settings, targets
+from foldline.tests.reference.trace import OF_THE_LOSS, differences, load
+
+pytestmark = pytest.mark.skipif(not REFERENCE.is_dir(), reason=f"no reference folder at {REFERENCE} (FOLDLINE_REFERENCE)")
+
+# float32 against float32: both sides round, the reference's own two ways of running differ by up to 1e-5.
+RELATIVE = 1e-4  # of an array's largest value
+POSITIONS, POSITIONS_RECYCLED = 1e-3, 5e-3  # ångström
+GRADIENTS = 1e-3  # of an array's largest value
+VANISHING = 1e-7  # of the largest of all: a few are 0 but for rounding (softmax does not see a constant added to its logits)
+
+
+def test_there_is_something_to_compare() -> None:
+    assert CASES
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_intermediates_and_outputs_agree(case: str) -> None:
+    found = differences(case)
+    stored = len(arrays(case, "intermediates")) + sum(not name.startswith(OF_THE_LOSS) for name in arrays(case, "outputs"))
+    assert len(found) == stored, "every array of the case is compared"
+    far = {name: d for name, d in found.items() if not d.error <= RELATIVE * max(d.scale, 1e-3)}
+    assert not far
+    bound = POSITIONS if settings(case)["num_recycle"] == 0 else POSITIONS_RECYCLED
+    positions = [d.error for name, d in found.items() if name.endswith(("atom_pos", "_positions"))]
+    assert max(positions) <= bound
+
+
+@pytest.mark.parametrize("case", [case for case in CASES if has(case, "grads_nopae")])
+def test_gradients_agree(case: str) -> None:
+    """The total loss without the PAE term, whose reference value on the diagonal is decided by rounding; dropout off."""
+    expected = dict(arrays(case, "grads_nopae"))
+    total = float(expected.pop("total_loss"))
+    model, passes = load(case), [members[0] for members in cycles(case)]
+    config = replace(model.config, loss=replace(model.config.loss, pae_weight=0.0))
+    loss = AlphaFoldLoss(config)(run_cycles(model, passes), passes[-1], targets(case)).total
+    loss.backward()
+    assert loss.item() == pytest.approx(total, rel=1e-5)
+    gradients = {name: torch.zeros_like(p) if p.grad is None else p.grad for name, p in model.named_parameters()}
+    ours = to_deepmind(gradients, model.config)
+    assert {name for name in ours if "predicted_aligned_error" not in name} == set(expected)
+    largest = max(abs(array).max() for array in expected.values())
+    gaps = {name: (abs(ours[name] - array).max(), GRADIENTS * abs(array).max()) for name, array in expected.items()}
+    assert {name: gap for name, gap in gaps.items() if not gap[0] <= max(gap[1], VANISHING * largest)} == {}
