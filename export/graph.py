@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 from torch import Tensor, nn
@@ -15,7 +16,7 @@ from ..model.outputs import Recycled
 Arrays = dict[str, np.ndarray]
 RECYCLED = {"prev_m_1": "next_m_1", "prev_z": "next_z", "prev_x": "next_x"}  # input of a pass: output of the pass before
 CHAIN_FIELDS = ("asym_id", "entity_id", "sym_id")
-DTYPES = {"int": np.dtype(np.int64), "float": np.dtype(np.float32)}
+DTYPES: dict[str, np.dtype[Any]] = {"int": np.dtype(np.int64), "float": np.dtype(np.float32)}
 
 
 def input_schema(config: ModelConfig) -> dict[str, FieldSchema]:

@@ -33,6 +33,7 @@ def export_onnx(model: AlphaFold, path: Path, opset: int = 18) -> onnx.ModelProt
     _trace(model, path, opset)
     proto = onnx.load(path)
     _name_initialisers(proto, model)
+    _count_axes_from_the_front(proto)
     _check_inputs(proto, model)
     proto = onnx.shape_inference.infer_shapes(proto, strict_mode=True)
     onnx.checker.check_model(proto, full_check=True)
@@ -96,8 +97,16 @@ def _name_initialisers(proto: onnx.ModelProto, model: AlphaFold) -> None:
                 node.input[place] = name.removeprefix(PREFIX)
 
 
+def _count_axes_from_the_front(proto: onnx.ModelProto) -> None:
+    """The tracer writes ``movedim(x, -1, ...)`` as a permutation with negative entries, which ONNX forbids."""
+    for node in proto.graph.node:
+        for attribute in node.attribute:
+            if node.op_type == "Transpose" and attribute.name == "perm":
+                attribute.ints[:] = [axis % len(attribute.ints) for axis in attribute.ints]
+
+
 def _check_inputs(proto: onnx.ModelProto, model: AlphaFold) -> None:
-    """Every declared input is read, and every weight the tracer kept is a parameter: otherwise the schema and the network disagree."""
+    """The graph takes the inputs of the schema and reads every one of them."""
     read = {name for node in proto.graph.node for name in node.input}
     idle = [value.name for value in proto.graph.input if value.name not in read]
     if idle:

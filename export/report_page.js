@@ -65,7 +65,7 @@ function rainbow(share) {
 
 const COLOURINGS = {
   Confidence: { of: (i) => hexToRgb(levelColour(data.plddt[i])), legend: LEVELS.map((l) => [l.colour, l.name]) },
-  "Chain order": { of: (i) => rainbow(i / (data.plddt.length - 1)), legend: [["#3156c8", "N-terminus"], ["#e0523f", "C-terminus"]] },
+  "Chain order": { of: (i) => rainbow(i / data.plddt.length), legend: [["#3156c8", "N-terminus"], ["#e0523f", "C-terminus"]] },
 };
 if (data.experiment) {
   COLOURINGS.Distance = {
@@ -99,12 +99,12 @@ function save(name, url) {
 }
 
 function structure(onHover) {
-  const parts = { predicted: { trace: data.predicted, colours: data.plddt.map((_, i) => COLOURINGS.Confidence.of(i)), visible: true } };
+  const colours = (name) => data.predicted.rows.map(COLOURINGS[name].of);
+  const parts = { predicted: { trace: data.predicted, colours: colours("Confidence"), visible: true } };
   if (data.experiment) {
     parts.experiment = { trace: data.experiment, colours: data.experiment.ca.map(() => EXPERIMENT), visible: true };
   }
-  const row = (hit) => (hit === null ? null : hit.name === "predicted" ? hit.i : data.experiment.rows[hit.i]);
-  const viewer = new Viewer(at("viewer"), parts, (hit) => onHover(row(hit)));
+  const viewer = new Viewer(at("viewer"), parts, onHover);
   const theme = () => {
     viewer.backdrop = hexToRgb(getComputedStyle(document.documentElement).getPropertyValue("--scene").trim());
     viewer.draw();
@@ -119,7 +119,7 @@ function structure(onHover) {
     });
   }
   choices(at("colouring"), Object.keys(COLOURINGS), "Confidence", (name) => {
-    parts.predicted.colours = data.plddt.map((_, i) => COLOURINGS[name].of(i));
+    parts.predicted.colours = colours(name);
     legend(at("legend"), [...COLOURINGS[name].legend, ...(data.experiment ? [["#9ea6b2", "experiment"]] : [])]);
     viewer.recolour();
   });

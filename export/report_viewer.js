@@ -26,7 +26,7 @@ void main() {
 }`;
 
 class Viewer {
-  // parts: name -> {trace, colours: [r, g, b] 0..1 per residue, visible}
+  // parts: name -> {trace, colours: [r, g, b] 0..1 per point of the trace, visible}; trace.rows are the points' residues
   constructor(canvas, parts, onHover) {
     this.canvas = canvas;
     this.parts = parts;
@@ -94,7 +94,7 @@ class Viewer {
 
   tints(part) {
     const values = new Float32Array(3 * part.rows.length);
-    part.rows.forEach((row, i) => values.set(row === this.marked ? [1, 0.2, 0.75] : part.colours[row], 3 * i));
+    part.rows.forEach((row, i) => values.set(part.trace.rows[row] === this.marked ? [1, 0.2, 0.75] : part.colours[row], 3 * i));
     return values;
   }
 
@@ -167,7 +167,7 @@ class Viewer {
     for (const part of Object.values(this.parts).filter((p) => p.visible)) {
       const seen = part.trace.ca.map((p) => this.project(p));
       for (let i = 1; i < seen.length; i++) {
-        if (!part.trace.breaks.includes(i)) pieces.push({ a: seen[i - 1], b: seen[i], colour: i === this.marked ? "#f3c" : rgb(part.colours[i]) });
+        if (!part.trace.breaks.includes(i)) pieces.push({ a: seen[i - 1], b: seen[i], colour: part.trace.rows[i] === this.marked ? "#f3c" : rgb(part.colours[i]) });
       }
     }
     pieces.sort((p, q) => p.a[2] + p.b[2] - q.a[2] - q.b[2]);
@@ -196,15 +196,15 @@ class Viewer {
     const ratio = this.canvas.width / box.width;
     const [x, y] = [(event.clientX - box.left) * ratio, (event.clientY - box.top) * ratio];
     let best = null;
-    for (const [name, part] of Object.entries(this.parts)) {
+    for (const part of Object.values(this.parts)) {
       if (!part.visible) continue;
       part.trace.ca.forEach((point, i) => {
         const p = this.project(point);
         const distance = Math.hypot(p[0] - x, p[1] - y);
-        if (distance < 11 * ratio && (!best || p[2] > best.z)) best = { name, i, z: p[2] };
+        if (distance < 11 * ratio && (!best || p[2] > best.z)) best = { row: part.trace.rows[i], z: p[2] };
       });
     }
-    return best;
+    return best && best.row;
   }
 
   listen() {

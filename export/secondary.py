@@ -31,7 +31,7 @@ def secondary_structure(positions: np.ndarray, mask: np.ndarray, aatype: np.ndar
 def _bonds(positions: np.ndarray, mask: np.ndarray, aatype: np.ndarray) -> np.ndarray:
     """[donor, acceptor]: whether the NH of one residue is bonded to the CO of another."""
     n = len(aatype)
-    known = mask[:, [N, CA, C, O]].all(-1)
+    known = np.asarray(mask[:, [N, CA, C, O]].all(-1))
     nitrogen, carbon, oxygen = (positions[:, atom].astype(np.float64) for atom in (N, C, O))
     carbonyl = carbon - oxygen
     direction = carbonyl / np.maximum(np.linalg.norm(carbonyl, axis=-1, keepdims=True), 1e-6)

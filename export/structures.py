@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import gemmi
 import numpy as np
@@ -61,7 +62,7 @@ def mmcif_text(structure: Structure) -> str:
     block.name = _identifier(structure.name)
     _model_categories(block, structure)
     _atom_site_last(block)
-    return str(document.as_string(gemmi.cif.Style.Aligned))
+    return str(document.as_string(gemmi.cif.WriteOptions(gemmi.cif.Style.Aligned)))
 
 
 def pdb_text(structure: Structure) -> str:
@@ -157,7 +158,7 @@ def _confidence_categories(block: gemmi.cif.Block, structure: Structure) -> None
         overall.append((3, f"{structure.ptm:.3f}"))
     name, mode, kind = (list(column) for column in zip(*metrics, strict=True))
     ids, values = (list(column) for column in zip(*overall, strict=True))
-    tables = {
+    tables: dict[str, dict[str, list[Any]]] = {
         "_ma_qa_metric.": {
             "id": _ordinals(len(metrics)),
             "name": name,

@@ -1,0 +1,219 @@
+"""``foldline fold``: proteins through a bundle -> mmCIF, PDB, PAE json, scores and a page each."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from .. import __version__
+from ..data_store.config import FeatureConfig
+from ..data_store.features.msa import merge_msas
+from ..data_store.featurize import inference_cycles
+from ..data_store.fold_input import read_fold_input
+from ..data_store.types import ChainRecord, FeatureBatch
+from ..errors import FoldlineError
+from .bundle import Bundle
+from .comparison import Comparison, compare
+from .confidence import confidence_of
+from .engines import bundle_runner
+from .report import Report, index_html, report_html
+from .runners import Runner, fold_cycles
+from .structures import Structure, pae_json, write_structures
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """One folded protein. ``pae`` [N_res, N_res] in ångström, None without that head; ``timings`` in seconds, in order."""
+
+    structure: Structure
+    pae: np.ndarray | None
+    pae_max: float
+    comparison: Comparison | None
+    timings: tuple[tuple[str, float], ...]
+
+    @property
+    def scores(self) -> dict[str, float | int | str | None]:
+        """The numbers that ``NAME_scores.json`` and ``summary.json`` hold."""
+        comparison = self.comparison
+        return {
+            "name": self.structure.name,
+            "residues": len(self.structure.aatype),
+            "mean_plddt": round(float(self.structure.plddt.mean()), 3),
+            "ptm": None if self.structure.ptm is None else round(self.structure.ptm, 4),
+            "lddt_ca": None if comparison is None else round(comparison.lddt_ca, 4),
+            "rmsd": None if comparison is None else round(comparison.rmsd, 3),
+            "seconds": round(sum(seconds for _, seconds in self.timings), 3),
+        }
+
+
+def fold_command(source: Path, bundle: Path, out: Path, recycles: int, seed: int) -> int:
+    """Fold everything in ``source`` into ``out``; 0, or FoldlineError before anything is written for bad input."""
+    console = Console(highlight=False)
+    if recycles < 0 or seed < 0:
+        raise FoldlineError(f"--recycles {recycles} and --seed {seed} must not be negative")
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise FoldlineError(f"{out} is not empty; results are never overwritten: give another --out or remove it first")
+    records = read_fold_input(source)
+    opened = Bundle.open(bundle)
+    runner, features = bundle_runner(opened)
+    check_lengths(records, runner)
+    scores = []
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("passes"), TimeElapsedColumn())
+    with Progress(*columns, console=console, transient=True) as progress:
+        for record in records:
+            name = record.metadata.chain_id
+            task = progress.add_task(f"{name}, {len(record.sequence)} residues", total=recycles + 1)
+            prediction = predict(runner, record, features, recycles, seed, partial(_advance, progress, task))
+            write_results(out, prediction, record, provenance(opened, runner, record, recycles, seed))
+            scores.append(prediction.scores)
+            progress.remove_task(task)
+    write_overview(out, scores)
+    console.print(_table(scores))
+    console.print(f"[bold]{escape(str(out / 'index.html'))}[/]", soft_wrap=True)
+    return 0
+
+
+def predict(
+    runner: Runner,
+    record: ChainRecord,
+    features: FeatureConfig,
+    recycles: int,
+    seed: int,
+    on_pass: Callable[[int], None] = lambda done: None,
+) -> Prediction:
+    """Fold one chain; ``on_pass`` is told the number of passes done. Equal seeds give equal results."""
+    clock = _Clock()
+    cycles: Sequence[FeatureBatch] = inference_cycles(record, features, seed, recycles + 1)
+    clock.lap("features")
+
+    def passed(done: int) -> None:
+        clock.lap(f"pass {done}")
+        on_pass(done)
+
+    outputs = fold_cycles(runner, cycles, passed)
+    confidence = confidence_of(outputs, runner.config.heads)
+    structure = Structure(
+        name=record.metadata.chain_id,
+        aatype=record.aatype,
+        residue_index=record.residue_index,
+        positions=outputs["positions"],
+        atom_mask=outputs["atom_mask"],
+        plddt=confidence.plddt,
+        ptm=confidence.ptm,
+        title=record.metadata.title,
+        model_name=f"Foldline {__version__}, {runner.name}",
+    )
+    comparison = compare(structure.positions, record.positions, record.mask)
+    clock.lap("confidence")
+    return Prediction(structure, confidence.pae, confidence.pae_max, comparison, tuple(clock.laps))
+
+
+def check_lengths(records: Sequence[ChainRecord], runner: Runner) -> None:
+    """Raise one FoldlineError that names every chain too long for the engine, before any is folded."""
+    longest = runner.limits.get("N_res", (0, 0))[1]
+    too_long = [f"{r.metadata.chain_id} ({len(r.sequence)} residues)" for r in records if longest and len(r.sequence) > longest]
+    if too_long:
+        raise FoldlineError(
+            f"the bundle's {runner.name} engine takes at most {longest} residues: {', '.join(too_long)}; leave them out, or use a bundle "
+            "exported with --engine onnxruntime"
+        )
+
+
+def provenance(bundle: Bundle, runner: Runner, record: ChainRecord, recycles: int, seed: int) -> list[tuple[str, str]]:
+    """Where a result comes from, as (key, value) pairs."""
+    manifest: dict[str, Any] = dict(bundle.manifest)
+    alignments = ", ".join(f"{msa.name} ({len(msa.rows)} rows)" for msa in record.msas)
+    return [
+        ("bundle", bundle.identity),
+        ("weights", manifest["weights"]["sha256"]),
+        ("training step", manifest["weights"].get("step", "not recorded")),
+        ("engine", f"{runner.name} {manifest['engine']['version']}"),
+        ("passes", str(recycles + 1)),
+        ("seed", str(seed)),
+        ("alignments", alignments),
+        ("Foldline", __version__),
+    ]
+
+
+def write_results(out: Path, prediction: Prediction, record: ChainRecord, origin: Sequence[tuple[str, str]]) -> Path:
+    """``out``/NAME with all files of one protein; the folder appears when all are written."""
+    name = prediction.structure.name
+    unfinished = out / f".{name}.partial"
+    try:
+        unfinished.mkdir(parents=True)
+        write_structures(prediction.structure, unfinished)
+        if prediction.pae is not None:
+            (unfinished / f"{name}_pae.json").write_text(pae_json(prediction.pae, prediction.pae_max))
+        plddt = [round(float(value), 2) for value in prediction.structure.plddt]
+        scores = prediction.scores | {"timings": dict(prediction.timings), "provenance": dict(origin), "plddt": plddt}
+        (unfinished / f"{name}_scores.json").write_text(json.dumps(scores, indent=1) + "\n")
+        rows, _ = merge_msas(record.msas)
+        page = Report(prediction.structure, rows, prediction.timings, origin, prediction.pae, prediction.pae_max, prediction.comparison)
+        (unfinished / f"{name}.html").write_text(report_html(page), encoding="utf-8")
+        unfinished.rename(out / name)
+    except OSError as error:
+        raise FoldlineError(f"cannot write results to {out}: {error.strerror or error}; give a folder that can be written") from None
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+    return out / name
+
+
+def write_overview(out: Path, scores: Sequence[dict[str, Any]]) -> None:
+    """``summary.json`` and ``index.html`` over all proteins of one call."""
+    (out / "summary.json").write_text(json.dumps(scores, indent=1) + "\n")
+    rows = [_shown(row) | {"link": f"{row['name']}/{row['name']}.html"} for row in scores]
+    (out / "index.html").write_text(index_html(rows), encoding="utf-8")
+
+
+def _advance(progress: Progress, task: TaskID, done: int) -> None:
+    progress.update(task, completed=done)
+
+
+class _Clock:
+    """Laps of a wall clock, in seconds."""
+
+    def __init__(self) -> None:
+        self.laps: list[tuple[str, float]] = []
+        self._last = time.perf_counter()
+
+    def lap(self, name: str) -> None:
+        now = time.perf_counter()
+        self.laps.append((name, now - self._last))
+        self._last = now
+
+
+def _shown(scores: dict[str, Any]) -> dict[str, str]:
+    def number(key: str, form: str, factor: float = 1.0) -> str:
+        return "" if scores[key] is None else format(scores[key] * factor, form)
+
+    return {
+        "protein": str(scores["name"]),
+        "residues": str(scores["residues"]),
+        "mean pLDDT": number("mean_plddt", ".1f"),
+        "pTM": number("ptm", ".2f"),
+        "lDDT-Cα": number("lddt_ca", ".1f", 100.0),
+        "RMSD (Å)": number("rmsd", ".2f"),
+        "seconds": number("seconds", ".1f"),
+    }
+
+
+def _table(scores: Sequence[dict[str, Any]]) -> Table:
+    rows = [_shown(row) for row in scores]
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    for heading in rows[0]:
+        table.add_column(heading, justify="left" if heading == "protein" else "right")
+    for row in rows:
+        table.add_row(*row.values())
+    return table
