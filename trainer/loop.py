@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 import torch
 import torch.distributed as dist
 
-from ..cluster.ranks import discover
+from ..cluster.ranks import RankInfo, discover
 from ..data_store.loader import TrainLoader
 from ..data_store.store import Store
 from .advance import Stepper
@@ -33,7 +34,9 @@ def train_command(config_path: Path, overrides: Sequence[str], resume: bool) -> 
     require_deepspeed()
     require_mlflow(config)
     try:
-        return train(config, resume)
+        code = train(config, resume)
+        dist.barrier()  # ranks end together: a launcher kills the rest when the first leaves with a code
+        return code
     finally:
         stop_process_group()
 
@@ -48,25 +51,19 @@ def train(config: RunConfig, resume: bool) -> int:
     ema = Ema(master_partitions(engine, stage), config.optim.ema_decay)
     checkpoints = Checkpoints(run, stage, config.run.keep_last, store.content_hash)
 
-    with Recorder(config, run, ranks.rank) as recorder:
+    with Recorder(config, run, ranks.rank) as recorder, ExitStack() as held:
         step, mlflow_run = 0, ""
         if resume:
             path, manifest = checkpoints.newest(recorder.say)
             checkpoints.load(engine, ema, path)
             step, mlflow_run = manifest.step, manifest.mlflow_run
             recorder.say(f"going on from {path}")
-        recorder.start(step if resume else None, mlflow_run, deepspeed_json(config, ranks.world), rank_map(ranks.describe()))
-        loader = TrainLoader(
-            store.path,
-            config.data,
-            config.features,
-            rank=ranks.rank,
-            world=ranks.world,
-            micro_batch=config.run.micro_batch,
-            start_step=step * config.run.accumulate,
-        )
+        loader = held.enter_context(open_loader(config, store, ranks, step))
         stepper = Stepper(engine, iter(loader), config, device)
         validator = Validator(config, store, loader.order.chain_ids, device)
+        recorder.start(step if resume else None, mlflow_run, deepspeed_json(config, ranks.world), rank_map(ranks.describe()))
+        if step >= config.run.steps:
+            recorder.say(f"all {config.run.steps} steps are done; raise run.steps to go on")
         if step == 0:
             recorder.validated(0, validator.run(checkpoints.weights(engine, ema.averages)))
         while step < config.run.steps and not stepper.stopped:
@@ -85,6 +82,19 @@ def train(config: RunConfig, resume: bool) -> int:
             recorder.say(f"stopped by a signal after step {step}; go on with --resume")
             return STOPPED
     return 0
+
+
+def open_loader(config: RunConfig, store: Store, ranks: RankInfo, step: int) -> TrainLoader:
+    """This rank's batches of the steps after ``step``."""
+    return TrainLoader(
+        store.path,
+        config.data,
+        config.features,
+        rank=ranks.rank,
+        world=ranks.world,
+        micro_batch=config.run.micro_batch,
+        start_step=step * config.run.accumulate,
+    )
 
 
 def rank_map(mine: str) -> list[str]:

@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from .. import __version__
+from ..data_store.filters import training_chains
+from ..data_store.store import Store
 from ..errors import FoldlineError
 from .config import RunConfig, changed_keys
 
@@ -40,9 +42,8 @@ def check_start(config: RunConfig, resume: bool) -> None:
     """
     run = RunDir(Path(config.run.dir))
     if not Path(config.data.store).is_dir():
-        raise FoldlineError(
-            f"data.store = {config.data.store!r} does not exist; make it with: foldline ingest SOURCE --store {config.data.store}"
-        )
+        raise FoldlineError(f"data.store = {config.data.store!r} is not there; make it: foldline ingest SOURCE --store {config.data.store}")
+    training_chains(Store.open(Path(config.data.store)).chain_ids, config.data)  # names every chain that the store lacks
     if not resume:
         if run.config.exists():
             raise FoldlineError(f"{run.root} already holds a run; continue it with --resume, or give another run.dir")

@@ -6,8 +6,11 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
 import torch
 import torch.distributed as dist
+from torch import Tensor, nn
+
 from foldline.cluster.ranks import discover
 from foldline.data_store.config import DataConfig, FeatureConfig
 from foldline.errors import FoldlineError
@@ -18,7 +21,6 @@ from foldline.trainer.engine import initialize, start_process_group, stop_proces
 from foldline.trainer.optimizer import adam, set_learning_rate
 from foldline.trainer.partitions import gather, master_partitions
 from foldline.trainer.rundir import RunDir
-from torch import Tensor, nn
 
 STEPS = 4
 OPTIM = OptimConfig(clip_norm=0.5, ema_decay=0.9)
@@ -149,16 +151,14 @@ def check_damage(checkpoints: Checkpoints) -> None:
 
 
 def expect_error(checkpoints: Checkpoints, words: str) -> None:
-    try:
+    with pytest.raises(FoldlineError, match=words):
         checkpoints.newest(lambda _: None)
-    except FoldlineError as error:
-        assert words in str(error), error
-    else:
-        raise AssertionError(f"no error with '{words}'")
 
 
 def main(folder: Path) -> None:
-    config = RunConfig(DataConfig(store="none"), RunSection(dir="none", steps=STEPS, threads=1, device="cpu"), optim=OPTIM, features=FeatureConfig())
+    config = RunConfig(
+        DataConfig(store="none"), RunSection(dir="none", steps=STEPS, threads=1, device="cpu"), optim=OPTIM, features=FeatureConfig()
+    )
     ranks = discover()
     start_process_group(config, ranks)
     for stage in (0, 1, 2, 3):
