@@ -59,7 +59,7 @@ def frames_to_atom14(aatype: Int[Tensor, "*batch N_res"], frames: Rigid) -> Floa
     group = tables.ATOM14_GROUP(aatype)
     rotations = frames.rotations.flatten(-2)
     of_atom = Rigid(
-        torch.gather(rotations, -2, group.unsqueeze(-1).expand(*group.shape, 9)).unflatten(-1, (3, 3)),
+        torch.gather(rotations, -2, group.unsqueeze(-1).expand(*group.shape, 9)).reshape(*group.shape, 3, 3),
         torch.gather(frames.translations, -2, group.unsqueeze(-1).expand(*group.shape, 3)),
     )
     dtype = frames.translations.dtype

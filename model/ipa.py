@@ -48,15 +48,15 @@ class InvariantPointAttention(nn.Module):
         k_points, v_points = rigid.apply(self._points(self.linear_kv_points(s))).split((self.query_points, self.value_points), -2)
         logits = self._distance_logits(q_points, k_points)
         logits = logits + math.sqrt(1 / (3 * self.c_hidden)) * (_heads_first(q) @ _heads_first(k).transpose(-1, -2))
-        logits = logits + math.sqrt(1 / 3) * self.linear_b(z).movedim(-1, -3)
+        logits = logits + math.sqrt(1 / 3) * self.linear_b(z).transpose(-1, -2).transpose(-2, -3)
         pair_mask = mask.unsqueeze(-1) * mask.unsqueeze(-2)
         attention = torch.softmax(logits - _MASKED * (1 - pair_mask).unsqueeze(-3), -1)
         o = (attention @ _heads_first(v)).transpose(-2, -3)
         o_points = (attention @ _heads_first(v_points.flatten(-2))).transpose(-2, -3)
-        o_points = rigid.invert_apply(o_points.unflatten(-1, (self.value_points, 3)))
+        o_points = rigid.invert_apply(o_points.reshape(*o_points.shape[:-1], self.value_points, 3))
         lengths = torch.sqrt(o_points.square().sum(-1) + _NORM_EPSILON)
         o_pair = attention.transpose(-2, -3) @ z  # [*, N_res, head, c_z]
-        parts = (o.flatten(-2), o_points.movedim(-1, -3).flatten(-3), lengths.flatten(-2), o_pair.flatten(-2))
+        parts = (o.flatten(-2), o_points.flatten(-3, -2).transpose(-1, -2).flatten(-2), lengths.flatten(-2), o_pair.flatten(-2))
         return self.linear_out(torch.cat(parts, -1))
 
     def _distance_logits(self, q_points: Tensor, k_points: Tensor) -> Tensor:
@@ -70,11 +70,12 @@ class InvariantPointAttention(nn.Module):
         return -0.5 * weights[:, None, None] * square
 
     def _by_head(self, x: Tensor) -> Tensor:
-        return x.unflatten(-1, (self.heads, -1))
+        return x.reshape(*x.shape[:-1], self.heads, -1)
 
     def _points(self, x: Tensor) -> Tensor:
         """[*, N_res, 3 * heads * points] -> [*, N_res, heads, points, 3]."""
-        return x.unflatten(-1, (3, self.heads, -1)).movedim(-3, -1)
+        xyz = torch.stack(x.chunk(3, -1), -1)
+        return xyz.reshape(*xyz.shape[:-2], self.heads, -1, 3)
 
 
 def _centred(rigid: Rigid, mask: Tensor) -> Rigid:

@@ -5,8 +5,7 @@ Everything here is element-wise: no matrix product that autocast could run in ha
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -23,8 +22,8 @@ class Rigid(NamedTuple):
     translations: Float[Tensor, "*batch 3"]
 
     @classmethod
-    def identity(cls, shape: Sequence[int], dtype: torch.dtype, device: torch.device) -> Rigid:
-        """Unit rotations and zero translations of leading ``shape``."""
+    def identity(cls, shape: tuple[Any, ...], dtype: torch.dtype, device: torch.device) -> Rigid:
+        """Unit rotations and zero translations of leading ``shape`` (integers; tensors while tracing)."""
         eye = torch.eye(3, dtype=dtype, device=device)
         return cls(eye.expand(*shape, 3, 3), torch.zeros(*shape, 3, dtype=dtype, device=device))
 

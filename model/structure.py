@@ -46,7 +46,8 @@ class AngleResnet(nn.Module):
         a = self.linear_s(torch.relu(s)) + self.linear_initial(torch.relu(s_initial))
         for block in self.blocks:
             a = block(a)
-        return self.linear_out(torch.relu(a)).unflatten(-1, (7, 2))
+        a = self.linear_out(torch.relu(a))
+        return a.reshape(*a.shape[:-1], 7, 2)
 
 
 class Atoms(NamedTuple):
