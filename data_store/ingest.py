@@ -111,7 +111,8 @@ def ingest_command(source: Path, store: Path) -> int:
         TimeRemainingColumn(),
         TextColumn("{task.fields[name]}", markup=False),
     )
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+    errors = Console(stderr=True)
+    with Progress(*columns, console=errors, transient=True, disable=not errors.is_terminal) as bar:
         task = bar.add_task("ingest", total=None, name="")
         report = ingest(source, store, progress=lambda done, total, name: bar.update(task, completed=done, total=total, name=name))
     for word, outcomes in (("repaired", report.repaired), ("rejected", report.rejected)):

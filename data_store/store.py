@@ -109,7 +109,7 @@ class Store:
     def _guarded(self, what: str, read: Callable[[], Any]) -> Any:
         try:
             return read()
-        except (ValueError, OSError, KeyError, IndexError, RuntimeError) as error:
+        except Exception as error:  # over a damaged file, zarr and tensorstore raise whatever the damage leads to
             raise FoldlineError(
                 f"{what} of {self.path} cannot be read ({str(error).splitlines()[0][:200] if str(error) else type(error).__name__}); "
                 f"run: foldline store verify {self.path}"

@@ -118,8 +118,8 @@ def _query(sequence: bytes, where: str) -> bytes:
 def _fit(sequence: bytes, n_res: int) -> bytes | str:
     """The row with ``n_res`` columns, or why there is none.
 
-    A dot is padding in an insertion for some programs, a gap for others, and '*' an end or an unknown residue: what gives the right number
-    of columns holds.
+    A dot is padding in an insertion for some programs, a gap for others, and '*' an end or an unknown residue: the reading that gives the
+    right number of columns holds.
     """
     if not sequence:
         return "empty"
@@ -131,9 +131,9 @@ def _fit(sequence: bytes, n_res: int) -> bytes | str:
 
 
 def _readings(sequence: bytes) -> tuple[bytes, ...]:
-    dotless = sequence.replace(b".", b"")
-    dashed = sequence.replace(b".", b"-")
-    return dotless, dotless.replace(b"*", b""), dashed, dashed.replace(b"*", b"")
+    """What a row with dots and stars may mean, the likeliest first: a star at the end is an end mark before it is a residue."""
+    dotless, dashed = sequence.replace(b".", b""), sequence.replace(b".", b"-")
+    return dotless.removesuffix(b"*"), dashed.removesuffix(b"*"), dotless, dashed, dotless.replace(b"*", b""), dashed.replace(b"*", b"")
 
 
 def _deletions(rows: list[bytes], n_res: int) -> np.ndarray:
