@@ -4,11 +4,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.foldline-setup
-# Two CPU processes share the machine in the demo and the tests: spinning OpenMP threads would steal each other's cores, and
-# glibc would keep freed activation buffers.
+# Two processes share the cores in the demo and the tests: OpenMP threads that spin while they wait would steal them.
 export OMP_WAIT_POLICY := PASSIVE
-export MALLOC_MMAP_THRESHOLD_ := 1048576
-export MALLOC_TRIM_THRESHOLD_ := 1048576
 
 .PHONY: setup demo test test-all lint clean
 setup: $(STAMP)
