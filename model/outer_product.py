@@ -6,7 +6,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from .chunk import Chunked, in_chunks
-from .primitives import LayerNorm, Linear
+from .primitives import ColumnLinear, LayerNorm, Linear
 
 
 class OuterProductMean(Chunked):
@@ -21,7 +21,7 @@ class OuterProductMean(Chunked):
         self.layer_norm = LayerNorm(c_m)
         self.linear_a = Linear(c_m, c_hidden)
         self.linear_b = Linear(c_m, c_hidden)
-        self.linear_out = Linear(c_hidden * c_hidden, c_z, init="final")
+        self.linear_out = ColumnLinear(c_hidden * c_hidden, c_z, init="final")
 
     def forward(
         self, m: Float[Tensor, "*b N_seq N_res c_m"], msa_mask: Float[Tensor, "*b N_seq N_res"]
@@ -38,6 +38,7 @@ class OuterProductMean(Chunked):
         """a [*, I, N_seq, c], b [*, J, N_seq, c], norm [*, I, J] -> [*, I, J, c_z]."""
         c = a.shape[-1]
         left = a.transpose(-1, -2).flatten(-3, -2)  # [*, I c, N_seq]
-        right = b.transpose(-2, -3).flatten(-2)  # [*, N_seq, J c]
-        outer = (left @ right).reshape(*a.shape[:-2], c, b.shape[-3], c).transpose(-2, -3)
-        return self.linear_out(outer.flatten(-2)) / (norm.unsqueeze(-1) + 1e-3)
+        right = b.transpose(-3, -1).transpose(-3, -2).flatten(-2)  # [*, N_seq, c J]
+        # [*, I, c c, J]: with J last the largest tensor of the block is never copied.
+        outer = (left @ right).reshape(*a.shape[:-2], c * c, b.shape[-3])
+        return (self.linear_out(outer) / (norm.unsqueeze(-2) + 1e-3)).transpose(-1, -2)

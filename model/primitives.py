@@ -60,6 +60,19 @@ class Linear(nn.Linear):
                 self.bias.fill_(1.0 if self.init == "gating" else 0.0)
 
 
+class ColumnLinear(Linear):
+    """Linear layer over the second-last dimension, [*, c_in, N] -> [*, c_out, N], for products that want channels first.
+
+    Nothing is copied: neither the transposed view of a [*, N, c_in] tensor that comes in, nor the result.
+    """
+
+    def forward(self, x: Float[Tensor, "*b c_in N"]) -> Float[Tensor, "*b c_out N"]:
+        # A leading 1 keeps matmul from folding the batch into the weight's product, which would lay channels out last.
+        y = (self.weight if x.dim() == 2 else self.weight.unsqueeze(0)) @ x
+        y += self.bias.unsqueeze(-1)
+        return y
+
+
 class DropoutShared(nn.Module):
     """Dropout with one mask along ``axis`` (supplement 1.11.6): -3 drops the same places in all rows, -2 in all columns."""
 

@@ -8,19 +8,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from .primitives import Attention, LayerNorm, Linear
+from .primitives import Attention, ColumnLinear, LayerNorm, Linear
 
 Pair = Float[Tensor, "*b N_res N_res c_z"]
 PairMask = Float[Tensor, "*#b N_res N_res"]
-
-
-class _ChannelFirstLinear(Linear):
-    """Linear layer [*, N, M, c_in] -> [*, c_out, N, M]: the layout of the product over the third node, without a transposed copy."""
-
-    def forward(self, x: Float[Tensor, "*b N M c_in"]) -> Float[Tensor, "*b c_out N M"]:
-        # The extra leading dimension of the weight keeps matmul from folding the batch, which would lay channels out last again.
-        y = self.weight.unsqueeze(0) @ x.flatten(-3, -2).transpose(-1, -2)
-        return y.reshape(*x.shape[:-3], self.out_features, *x.shape[-3:-1]) + self.bias[:, None, None]
 
 
 class TriangleMultiplication(nn.Module):
@@ -33,10 +24,10 @@ class TriangleMultiplication(nn.Module):
         super().__init__()
         self.direction = direction
         self.layer_norm_in = LayerNorm(c_z)
-        self.linear_a_p = _ChannelFirstLinear(c_z, c_hidden)
-        self.linear_a_g = _ChannelFirstLinear(c_z, c_hidden, init="gating")
-        self.linear_b_p = _ChannelFirstLinear(c_z, c_hidden)
-        self.linear_b_g = _ChannelFirstLinear(c_z, c_hidden, init="gating")
+        self.linear_a_p = ColumnLinear(c_z, c_hidden)
+        self.linear_a_g = ColumnLinear(c_z, c_hidden, init="gating")
+        self.linear_b_p = ColumnLinear(c_z, c_hidden)
+        self.linear_b_g = ColumnLinear(c_z, c_hidden, init="gating")
         self.layer_norm_out = LayerNorm(c_hidden)
         self.linear_z = Linear(c_hidden, c_z, init="final")
         self.linear_g = Linear(c_z, c_z, init="gating")
@@ -44,11 +35,16 @@ class TriangleMultiplication(nn.Module):
     def forward(self, z: Pair, pair_mask: PairMask) -> Pair:
         """The update of ``z``."""
         z = self.layer_norm_in(z)
-        mask = pair_mask.unsqueeze(-3)
-        a = self.linear_a_p(z) * torch.sigmoid(self.linear_a_g(z)) * mask
-        b = self.linear_b_p(z) * torch.sigmoid(self.linear_b_g(z)) * mask
+        columns, mask = z.flatten(-3, -2).transpose(-1, -2), pair_mask.flatten(-2).unsqueeze(-2)
+        a = self._square(self.linear_a_p(columns) * torch.sigmoid(self.linear_a_g(columns)) * mask, z)
+        b = self._square(self.linear_b_p(columns) * torch.sigmoid(self.linear_b_g(columns)) * mask, z)
         x = a @ b.transpose(-1, -2) if self.direction == "outgoing" else a.transpose(-1, -2) @ b
         return self.linear_z(self.layer_norm_out(x.transpose(-3, -2).transpose(-2, -1))) * torch.sigmoid(self.linear_g(z))
+
+    @staticmethod
+    def _square(x: Tensor, z: Tensor) -> Tensor:
+        """[*, c, N_res N_res] -> [*, c, N_res, N_res]."""
+        return x.reshape(*x.shape[:-1], *z.shape[-3:-1])
 
 
 class TriangleAttention(nn.Module):
