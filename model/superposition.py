@@ -26,20 +26,21 @@ def superpose(
 
 
 def candidate_superpositions(
-    points: Float[Tensor, "N 3"], onto: Float[Tensor, "N 3"], cutoff: float, seeds_per_length: int = 40, rounds: int = 20
+    points: Float[Tensor, "N 3"], onto: Float[Tensor, "N 3"], cutoff: float, seeds_per_length: int = 40, rounds: int = 10
 ) -> Iterator[Float[Tensor, "S N 3"]]:
     """Superpositions worth scoring, after Zhang & Skolnick (2004): start on fragments, then fit what came within ``cutoff`` ångström.
 
-    Fragments have lengths N, N/2, N/4, ... 4, evenly spread over the chain; every round yields all of them as [seeds, N, 3].
+    Fragments have lengths N, N/2, N/4, ... 4, evenly spread over the chain. Every round yields [seeds, N, 3]; seeds that select the pairs
+    they were fitted on, or the same pairs as another seed, are not followed further.
     """
-    weights = fragments(points.shape[0], seeds_per_length).to(points)
+    fitted = fragments(points.shape[0], seeds_per_length).to(points.device)
     for _ in range(rounds):
-        moved = superpose(points.expand(len(weights), -1, -1), onto, weights)
+        moved = superpose(points.expand(len(fitted), -1, -1), onto, fitted.to(points.dtype))
         yield moved
-        nearby = within((moved - onto).norm(dim=-1), cutoff).to(points)
-        if torch.equal(nearby, weights):
+        nearby = within((moved - onto).norm(dim=-1), cutoff)
+        fitted = nearby[(nearby != fitted).any(-1)].unique(dim=0)
+        if not len(fitted):
             return
-        weights = nearby
 
 
 def fragments(length: int, seeds_per_length: int) -> Bool[Tensor, "S N"]:
