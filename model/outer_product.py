@@ -28,9 +28,9 @@ class OuterProductMean(Chunked):
     ) -> Float[Tensor, "*b N_res N_res c_z"]:
         """The update of the pair representation."""
         m = self.layer_norm(m)
-        mask = msa_mask.unsqueeze(-1)
-        a = (self.linear_a(m) * mask).transpose(-2, -3)
-        b = (self.linear_b(m) * mask).transpose(-2, -3)
+        a, b = self.linear_a(m), self.linear_b(m)
+        mask = msa_mask.unsqueeze(-1).to(a.dtype)
+        a, b = (a * mask).transpose(-2, -3), (b * mask).transpose(-2, -3)
         norm = msa_mask.transpose(-1, -2) @ msa_mask
         return in_chunks(lambda a_rows, norm_rows: self._rows(a_rows, norm_rows, b), self.chunk_size, -3, (a, -3), (norm, -2))
 
@@ -41,4 +41,4 @@ class OuterProductMean(Chunked):
         right = b.transpose(-3, -1).transpose(-3, -2).flatten(-2)  # [*, N_seq, c J]
         # [*, I, c c, J]: with J last the largest tensor of the block is never copied.
         outer = (left @ right).reshape(*a.shape[:-2], c * c, b.shape[-3])
-        return (self.linear_out(outer) / (norm.unsqueeze(-2) + 1e-3)).transpose(-1, -2)
+        return (self.linear_out(outer) / (norm.unsqueeze(-2) + 1e-3)).to(a.dtype).transpose(-1, -2)

@@ -147,8 +147,8 @@ class GlobalAttention(Chunked):
         return in_chunks(self._attend, self.chunk_size, -3, (x, -3), (mask, -2))
 
     def _attend(self, x: Tensor, mask: Tensor) -> Tensor:
-        mean = (mask.unsqueeze(-2) @ x).squeeze(-2) / (mask.sum(-1, keepdim=True) + 1e-10)
-        q = self.linear_q(mean) * self.c_hidden**-0.5
+        share = (mask / mask.sum(-1, keepdim=True).clamp(min=1.0)).to(x.dtype)
+        q = self.linear_q((share.unsqueeze(-2) @ x).squeeze(-2)) * self.c_hidden**-0.5
         q = q.reshape(*q.shape[:-1], self.heads, self.c_hidden)
         logits = mask_logits(q @ self.linear_k(x).transpose(-1, -2), mask.unsqueeze(-2))
         o = (torch.softmax(logits, -1) @ self.linear_v(x)).flatten(-2)

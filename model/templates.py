@@ -89,7 +89,7 @@ class SingleTemplateEmbedding(nn.Module):
     def forward(self, aatype: Tensor, positions: Tensor, atom_mask: Tensor, pair_mask: Tensor) -> Tensor:
         """aatype [*, N_res], positions [*, N_res, 37, 3] (ångström), atom_mask [*, N_res, 37], pair_mask [*, N_res, N_res]."""
         features = template_pair_features(aatype, positions, atom_mask, self.config)
-        return self.layer_norm(self.stack(self.linear(features), pair_mask))
+        return self.layer_norm(self.stack(self.linear(features.to(self.linear.weight.dtype)), pair_mask))
 
 
 class TemplatePointwiseAttention(nn.Module):
@@ -151,6 +151,7 @@ class TemplateAngleEmbedder(nn.Module):
         angles = torsion_angles(batch.template_aatype, batch.template_positions, batch.template_atom_mask)
         types = one_hot(batch.template_aatype, TEMPLATE_CLASSES, angles.mask)
         features = torch.cat((types, angles.sin_cos.flatten(-2), angles.alt_sin_cos.flatten(-2), angles.mask), -1)
+        features = features.to(self.linear_1.weight.dtype)
         return self.linear_2(torch.relu(self.linear_1(features))), angles.mask[..., _PSI]
 
 

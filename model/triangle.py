@@ -36,8 +36,10 @@ class TriangleMultiplication(nn.Module):
         """The update of ``z``."""
         z = self.layer_norm_in(z)
         columns, mask = z.flatten(-3, -2).transpose(-1, -2), pair_mask.flatten(-2).unsqueeze(-2)
-        a = self._square(self.linear_a_p(columns) * torch.sigmoid(self.linear_a_g(columns)) * mask, z)
-        b = self._square(self.linear_b_p(columns) * torch.sigmoid(self.linear_b_g(columns)) * mask, z)
+        a, b = self.linear_a_p(columns), self.linear_b_p(columns)
+        mask = mask.to(a.dtype)
+        a = self._square(a * torch.sigmoid(self.linear_a_g(columns)) * mask, z)
+        b = self._square(b * torch.sigmoid(self.linear_b_g(columns)) * mask, z)
         x = a @ b.transpose(-1, -2) if self.direction == "outgoing" else a.transpose(-1, -2) @ b
         return self.linear_z(self.layer_norm_out(x.transpose(-3, -2).transpose(-2, -1))) * torch.sigmoid(self.linear_g(z))
 

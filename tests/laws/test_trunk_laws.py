@@ -233,3 +233,24 @@ def test_the_template_order_puts_attention_first() -> None:
     assert multiply == ["triangle_multiplication_outgoing", "triangle_multiplication_incoming"]
     assert attend == ["triangle_attention_starting", "triangle_attention_ending"]
     assert order == [*multiply, *attend, "transition", *attend, *multiply, "transition"]
+
+
+@pytest.mark.parametrize("autocast", [False, True])
+@STACKS
+@torch.no_grad()
+def test_bfloat16_runs_with_masks_in_float32(make: Callable[[], Any], autocast: bool) -> None:
+    run = make()
+    module = run if isinstance(run, nn.Module) else run.__closure__[0].cell_contents
+    m, z, msa_mask, pair_mask = (tensor.float() for tensor in inputs())
+    module.float()
+    exact = run(m, z, msa_mask, pair_mask)
+    if autocast:
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            found = run(m, z, msa_mask, pair_mask)
+    else:
+        module.bfloat16()
+        found = run(m.bfloat16(), z.bfloat16(), msa_mask, pair_mask)
+        assert {x.dtype for x in found} == {torch.bfloat16}
+    seen = pair_mask[..., None] > 0  # elsewhere a thousand times the output bias stands
+    assert float(((found[1] - exact[1]) * seen).abs().max()) < 0.05 * float((exact[1] * seen).abs().max())
+    assert float((found[0] - exact[0]).abs().max()) < 0.05 * float(exact[0].abs().max())
