@@ -6,6 +6,7 @@ import json
 import multiprocessing
 import os
 import pickle
+import shutil
 import signal
 from collections.abc import Iterable
 from dataclasses import replace
@@ -20,6 +21,7 @@ from foldline.data_store import arrays, schema
 from foldline.data_store.manifest import MANIFEST, read_manifest
 from foldline.data_store.store import Store, StoreWriter
 from foldline.data_store.types import ChainRecord
+from foldline.data_store.writer import check_record
 from foldline.errors import FoldlineError
 from foldline.tests.data_store.store_cases import assert_same, random_record
 
@@ -53,19 +55,28 @@ def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setitem(schema.ALL_ARRAYS, name, spec._replace(chunk=4, shard=16))
 
 
-@pytest.fixture
-def three(tmp_path: Path) -> tuple[Store, list[ChainRecord]]:
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[ChainRecord]]:
     rng = np.random.default_rng(5)
     records = [
         random_record(rng, "1abc_A", 7, (3,), 2),
         random_record(rng, "2abc_B", 30, (1, 4), None, plddt=True),
         random_record(rng, "3abc_C", 1, (1,), 0),
     ]
-    return write(tmp_path / "store", records), records
+    path = tmp_path_factory.mktemp("built") / "store"
+    write(path, records)
+    return path, records
+
+
+@pytest.fixture
+def three(built: tuple[Path, list[ChainRecord]], tmp_path: Path) -> tuple[Store, list[ChainRecord]]:
+    """A copy of one store of three chains, to be damaged at will."""
+    shutil.copytree(built[0], tmp_path / "store")
+    return Store.open(tmp_path / "store"), built[1]
 
 
 class TestRoundTrip:
-    @settings(max_examples=6, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+    @settings(max_examples=5, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
     @given(chains=CHAINS, seed=st.integers(0, 2**32 - 1))
     def test_written_equals_read(self, tmp_path_factory: pytest.TempPathFactory, chains: list, seed: int) -> None:
         rng = np.random.default_rng(seed)
@@ -110,6 +121,15 @@ class TestProcesses:
         with multiprocessing.get_context(method).Pool(2) as pool:
             for record, read in zip(records, pool.map_async(store.record, store.chain_ids).get(timeout=60), strict=True):
                 assert_same(read, record)
+
+    def test_a_forked_child_reads_with_handles_of_its_own(self, three: tuple[Store, list[ChainRecord]]) -> None:
+        store, records = three
+        store.record("1abc_A")
+        if (child := os.fork()) == 0:
+            signal.alarm(30)  # a reader inherited from the parent would wait for ever
+            assert_same(store.record("2abc_B"), records[1])
+            os._exit(7)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
 
     def test_a_pickled_store_holds_no_open_file(self, three: tuple[Store, list[ChainRecord]]) -> None:
         three[0].record("1abc_A")
@@ -266,10 +286,16 @@ class TestWriterRefuses:
             (lambda r: {"metadata": replace(r.metadata, chain_id="")}, "chain id is empty"),
         ],
     )
-    def test_a_record_that_breaks_a_rule(self, tmp_path: Path, change, message: str) -> None:
+    def test_a_record_that_breaks_a_rule(self, change, message: str) -> None:
         record = random_record(np.random.default_rng(3), "1abc_A", 12, (4,), 2)
+        check_record(record)
         with pytest.raises(FoldlineError, match=message):
-            write(tmp_path / "s", [replace(record, **change(record))])
+            check_record(replace(record, **change(record)))
+
+    def test_a_writer_that_refuses_leaves_nothing(self, tmp_path: Path) -> None:
+        record = random_record(np.random.default_rng(3), "1abc_A", 12)
+        with pytest.raises(FoldlineError, match="no MSA"):
+            write(tmp_path / "s", [record, replace(record, msas=())])
         assert list(tmp_path.iterdir()) == []
 
     def test_the_same_id_twice(self, tmp_path: Path) -> None:
