@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from foldline.data_store.types import FeatureBatch
 from foldline.model.all_atom import pseudo_beta
 from foldline.model.config import EmbedderConfig, EvoformerConfig, TemplateConfig
 from foldline.model.convert import deepmind as table
@@ -186,17 +185,9 @@ def single_template_embedding(c: Case) -> Outputs:
 def template_embedding(c: Case) -> Outputs:
     config, z = template_config(c.config, c.config["template_pair_stack"]), c.inputs["query_embedding"]
     module = c.load(TemplatePairEmbedder(z.shape[-1], config), template_rows(config))
-    seq_mask = c.inputs["mask_2d"].diagonal()
-    assert torch.equal(seq_mask[:, None] * seq_mask, c.inputs["mask_2d"]), "the pair mask of this case comes from a sequence mask"
-    none = torch.zeros(0)
-    fields = dict.fromkeys(FeatureBatch._fields, none) | {
-        "seq_mask": seq_mask,
-        "template_aatype": c.inputs["template_aatype"],
-        "template_positions": c.inputs["template_all_atom_positions"],
-        "template_atom_mask": c.inputs["template_all_atom_masks"],
-        "template_mask": c.inputs["template_mask"],
-    }
-    return {"": module(z, FeatureBatch(**fields))}
+    aatype, positions, mask = (c.inputs[f"template_{name}"] for name in ("aatype", "all_atom_positions", "all_atom_masks"))
+    t = module.embedding(aatype, positions, mask, c.inputs["mask_2d"].unsqueeze(0))
+    return {"": module.attention(z, t, c.inputs["template_mask"])}
 
 
 def embeddings_and_evoformer(c: Case) -> Outputs:
