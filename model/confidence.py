@@ -47,7 +47,7 @@ def compute_ptm(logits: Tensor, max_error: float = 31.0, mask: Tensor | None = N
     tm_of_pair = (probabilities * tm_of_bin[..., None, None, :]).sum(-1)
     pair_weights = weights.unsqueeze(-1) * weights.unsqueeze(-2)
     if asym_id is not None:
-        pair_weights = pair_weights * (asym_id.unsqueeze(-1) != asym_id.unsqueeze(-2))
+        pair_weights = pair_weights * (asym_id.unsqueeze(-1) != asym_id.unsqueeze(-2)).to(pair_weights.dtype)
     aligned = (tm_of_pair * pair_weights).sum(-1) / (1e-8 + pair_weights.sum(-1))
     return (aligned * weights).amax(-1)
 
