@@ -103,6 +103,12 @@ def predict(
         on_pass(done)
 
     outputs = fold_cycles(runner, cycles, passed)
+    broken = [name for name, value in outputs.items() if not np.isfinite(value).all()]
+    if broken:
+        raise FoldlineError(
+            f"{record.metadata.chain_id}: the {runner.name} engine returned values that are not finite in {', '.join(broken)}; "
+            "export the weights again, and with --engine onnxruntime to compare"
+        )
     confidence = confidence_of(outputs, runner.config.heads)
     structure = Structure(
         name=record.metadata.chain_id,

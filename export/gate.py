@@ -56,7 +56,7 @@ class GateReport:
         """Name of a check -> the protein on which it came closest to its limit, or went over it."""
         worst: dict[str, Check] = {}
         for check in self.checks:
-            if check.name not in worst or not check.value <= worst[check.name].value:
+            if check.name not in worst or _excess(check) > _excess(worst[check.name]):
                 worst[check.name] = check
         return worst
 
@@ -111,6 +111,10 @@ def _accuracy(record: ChainRecord, ours: Arrays, theirs: Arrays, reference: Runn
         return Check(record.metadata.chain_id, name, value, limit, unit)
 
     heads = reference.config.heads
+    broken = sum(int((~np.isfinite(value)).sum()) for value in theirs.values())
+    yield check("values that are not finite", float(broken), 0.0)
+    if broken:
+        return  # nothing else can be measured
     distance = np.linalg.norm(ours["positions"] - theirs["positions"], axis=-1)[ours["atom_mask"] > 0.5]
     yield check("position error of the worst atom", _largest(distance), config.position_error, " Å")
     yield check("RMSD of all atoms", float(np.sqrt(np.mean(distance**2))) if distance.size else 0.0, config.rmsd, " Å")
@@ -139,6 +143,11 @@ def _stability(record: ChainRecord, engine: Runner, batch: FeatureBatch, config:
     yield Check(name, "position change by padding", _largest(moved), config.position_error, " Å")
     shift = confidence_of(once, engine.config.heads).plddt - confidence_of(padded, engine.config.heads).plddt
     yield Check(name, "pLDDT change by padding", _largest(shift), config.plddt, "")
+
+
+def _excess(check: Check) -> float:
+    """Sorts checks; what is not a number is worst."""
+    return float("inf") if np.isnan(check.value) else check.value
 
 
 def _largest(values: np.ndarray) -> float:

@@ -33,8 +33,8 @@ def export_onnx(model: AlphaFold, path: Path, opset: int = 18) -> onnx.ModelProt
     _trace(model, path, opset)
     proto = onnx.load(path)
     _name_initialisers(proto, model)
-    _count_axes_from_the_front(proto)
     _check_inputs(proto, model)
+    _fix_output_shapes(proto, output_schema(model.config))
     proto = onnx.shape_inference.infer_shapes(proto, strict_mode=True)
     onnx.checker.check_model(proto, full_check=True)
     onnx.save(proto, path)
@@ -97,14 +97,6 @@ def _name_initialisers(proto: onnx.ModelProto, model: AlphaFold) -> None:
                 node.input[place] = name.removeprefix(PREFIX)
 
 
-def _count_axes_from_the_front(proto: onnx.ModelProto) -> None:
-    """The tracer writes ``movedim(x, -1, ...)`` as a permutation with negative entries, which ONNX forbids."""
-    for node in proto.graph.node:
-        for attribute in node.attribute:
-            if node.op_type == "Transpose" and attribute.name == "perm":
-                attribute.ints[:] = [axis % len(attribute.ints) for axis in attribute.ints]
-
-
 def _check_inputs(proto: onnx.ModelProto, model: AlphaFold) -> None:
     """The graph takes the inputs of the schema and reads every one of them."""
     read = {name for node in proto.graph.node for name in node.input}
@@ -114,3 +106,12 @@ def _check_inputs(proto: onnx.ModelProto, model: AlphaFold) -> None:
     declared = [value.name for value in proto.graph.input]
     if declared != list(input_schema(model.config)):
         raise RuntimeError(f"the traced graph has inputs {declared}")
+
+
+def _fix_output_shapes(proto: onnx.ModelProto, outputs: dict[str, FieldSchema]) -> None:
+    """Write the schema's dimensions: the tracer forgets some of the fixed ones."""
+    for value in proto.graph.output:
+        shape = value.type.tensor_type.shape
+        del shape.dim[:]
+        for size in outputs[value.name].dims:
+            shape.dim.add(**{"dim_value" if isinstance(size, int) else "dim_param": size})

@@ -57,20 +57,23 @@ function sequence(onHover) {
 
 const label = (i) => `${data.names[i]} ${data.numbers[i]}, pLDDT ${data.plddt[i].toFixed(1)}`;
 
-function rainbow(share) {
-  const stops = ["#3156c8", "#2fa9c9", "#4fb964", "#f0c33c", "#e0523f"].map(hexToRgb);
+const CHAIN = ["#3156c8", "#2fa9c9", "#4fb964", "#f0c33c", "#e0523f"];
+const DISTANCE = ["#2a9d6f", "#e6c84b", "#d6336c"];
+
+function along(hexes, share) {
+  const stops = hexes.map(hexToRgb);
   const place = Math.min(0.9999, share) * (stops.length - 1);
   return Vec.mix(stops[Math.floor(place)], stops[Math.floor(place) + 1], place % 1);
 }
 
 const COLOURINGS = {
   Confidence: { of: (i) => hexToRgb(levelColour(data.plddt[i])), legend: LEVELS.map((l) => [l.colour, l.name]) },
-  "Chain order": { of: (i) => rainbow(i / data.plddt.length), legend: [["#3156c8", "N-terminus"], ["#e0523f", "C-terminus"]] },
+  "Chain order": { of: (i) => along(CHAIN, i / data.plddt.length), legend: [[CHAIN[0], "N-terminus"], [CHAIN[4], "C-terminus"]] },
 };
 if (data.experiment) {
   COLOURINGS.Distance = {
-    of: (i) => (data.distance[i] === null ? EXPERIMENT : Vec.mix(hexToRgb("#2a9d6f"), hexToRgb("#d6336c"), Math.min(1, data.distance[i] / 5))),
-    legend: [["#2a9d6f", "0 Å from the experiment"], ["#d6336c", "5 Å and more"]],
+    of: (i) => (data.distance[i] === null ? EXPERIMENT : along(DISTANCE, data.distance[i] / 5)),
+    legend: [[DISTANCE[0], "0 Å from the experiment"], [DISTANCE[2], "5 Å and more"]],
   };
 }
 

@@ -1,0 +1,75 @@
+"""Graphs traced once, a run directory and its bundle made once, for all export tests."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from foldline.cli import main
+from foldline.data_store.config import DataConfig, FeatureConfig
+from foldline.data_store.fold_input import read_fold_input
+from foldline.data_store.types import ChainRecord
+from foldline.export.onnx import export_onnx
+from foldline.model.alphafold import AlphaFold
+from foldline.model.weights import save_weights
+from foldline.settings import to_dict
+from foldline.tests.export import cases
+
+DEMO = Path(__file__).resolve().parents[2] / "examples" / "demo"
+NAMES = ("1ajj_A", "2hba_A")  # the shortest of the demo's proteins
+FEATURES = FeatureConfig(max_msa_clusters=8, max_extra_msa=16, max_templates=2)
+
+
+@pytest.fixture(scope="session")
+def records() -> dict[str, ChainRecord]:
+    return {record.metadata.chain_id: record for record in read_fold_input(DEMO) if record.metadata.chain_id in NAMES}
+
+
+@pytest.fixture(scope="session")
+def graphs() -> dict[str, tuple[AlphaFold, Path]]:
+    """Made on first use and kept: pytest tears a session's parametrised fixtures down whenever the parameter changes."""
+    return {}
+
+
+@pytest.fixture(scope="session", params=list(cases.CONFIGS))
+def traced(
+    request: pytest.FixtureRequest, graphs: dict[str, tuple[AlphaFold, Path]], tmp_path_factory: pytest.TempPathFactory
+) -> tuple[AlphaFold, Path]:
+    """A network and its ONNX file."""
+    if request.param not in graphs:
+        model = cases.model_of(cases.CONFIGS[request.param]())
+        path = tmp_path_factory.mktemp("onnx") / "model.onnx"
+        export_onnx(model, path)
+        graphs[request.param] = model, path
+    return graphs[request.param]
+
+
+@pytest.fixture(scope="session")
+def run_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What `foldline train` leaves, with random weights: config, averaged weights, and the store beside it."""
+    root = tmp_path_factory.mktemp("trained")
+    source = root / "source"
+    source.mkdir()
+    for file in DEMO.iterdir():
+        if file.name.startswith(NAMES):
+            shutil.copy(file, source)
+    assert main(["ingest", str(source), "--store", str(root / "store")]) == 0
+    run = root / "run"
+    (run / "weights").mkdir(parents=True)
+    config = cases.small()
+    save_weights(run / "weights" / "ema.safetensors", cases.model_of(config).state_dict(), {"step": "7"})
+    data = DataConfig(store=str(root / "store"), validation=NAMES[:1])
+    saved = {"model": to_dict(config), "features": to_dict(FEATURES), "data": to_dict(data)}
+    (run / "config.json").write_text(json.dumps(saved))
+    return run
+
+
+@pytest.fixture(scope="session")
+def exported(run_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The bundle of ``run_dir``, made by the command line."""
+    out = tmp_path_factory.mktemp("exported") / "bundle"
+    assert main(["export", "--run", str(run_dir), "--out", str(out), "--engine", "onnxruntime"]) == 0
+    return out
