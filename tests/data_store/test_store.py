@@ -17,7 +17,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from foldline.data_store import arrays, schema
+from foldline.data_store import schema
+from foldline.data_store import store as store_module
 from foldline.data_store.manifest import MANIFEST, read_manifest
 from foldline.data_store.store import Store, StoreWriter
 from foldline.data_store.types import ChainRecord
@@ -98,13 +99,13 @@ class TestRoundTrip:
             assert_same(store.record(record.metadata.chain_id), record)
 
     def test_zarr_python_reads_the_same(self, three: tuple[Store, list[ChainRecord]], monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(arrays, "_tensorstore_or_none", lambda: None)
+        monkeypatch.setattr(store_module, "_tensorstore_or_none", lambda: None)
         for record in three[1]:
             assert_same(three[0].record(record.metadata.chain_id), record)
 
     def test_tensorstore_is_what_reads(self, three: tuple[Store, list[ChainRecord]]) -> None:
         three[0].record("1abc_A")
-        assert arrays._tensorstore_process == os.getpid()
+        assert store_module._tensorstore_process == os.getpid()
 
     def test_content_hash_is_of_content_alone(self, three: tuple[Store, list[ChainRecord]], tmp_path: Path, small_shards: None) -> None:
         store, records = three
