@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -13,9 +13,10 @@ import numpy as np
 
 from ..errors import FoldlineError
 from ..settings import nearest
+from .arrays import ArrayReader
 from .manifest import read_manifest
 from .residues import decode_sequence
-from .schema import DATA_ARRAYS, INDEX_ARRAYS, METADATA_NUMBERS, METADATA_TEXT, TEXT_ARRAYS, ArraySpec
+from .schema import DATA_ARRAYS, INDEX_ARRAYS, METADATA_NUMBERS, METADATA_TEXT, TEXT_ARRAYS
 from .types import ChainMetadata, ChainRecord, Msa, Templates
 from .writer import StoreWriter
 
@@ -141,7 +142,7 @@ class Store:
     def _read_record(self, row: int) -> ChainRecord:
         index = self.index
         if self._reader is None or self._reader.process != os.getpid():
-            self._reader = ArrayReader(self.path)
+            self._reader = ArrayReader(self.path, _tensorstore_or_none())
         data = self._reader.read({name: index.range(spec.axis, row) for name, spec in DATA_ARRAYS.items()}, DATA_ARRAYS)
         return ChainRecord(
             metadata=self._metadata(row),
@@ -181,47 +182,6 @@ class Store:
 def _starts(lengths: np.ndarray) -> np.ndarray:
     """[N] lengths -> [N+1] offsets, int64."""
     return np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
-
-
-class ArrayReader:
-    """Reads ranges of a store's arrays in the process that made it; make a new one behind a fork."""
-
-    def __init__(self, root: Path) -> None:
-        self.process = os.getpid()
-        self._root = root
-        self._handles: dict[str, Any] = {}
-        self._tensorstore = _tensorstore_or_none()
-
-    def read(self, ranges: Mapping[str, tuple[int, int]], specs: Mapping[str, ArraySpec]) -> dict[str, np.ndarray]:
-        """Elements ``start``..``stop`` of each named array, all requested at once. Raises ValueError or OSError for damaged files."""
-        pending = {name: self._handle(name)[start:stop] for name, (start, stop) in ranges.items() if stop > start}
-        if self._tensorstore is not None:
-            futures = {name: view.read() for name, view in pending.items()}
-            pending = {name: future.result() for name, future in futures.items()}
-        for name, (start, stop) in ranges.items():
-            expected = (max(stop - start, 0), *specs[name].tail)
-            found = pending.setdefault(name, np.zeros(expected, specs[name].dtype))
-            if found.shape != expected:
-                raise ValueError(f"array '{name}' has {found.shape[0]} of the {expected[0]} elements from {start} on")
-        return pending
-
-    def whole(self, name: str) -> np.ndarray:
-        """All of one array, read without tensorstore, so that a parent may open a store and fork its workers afterwards."""
-        import zarr
-
-        return np.asarray(zarr.open_array(str(self._root / name), mode="r")[...])
-
-    def _handle(self, name: str) -> Any:
-        if name not in self._handles:
-            path = str(self._root / name)
-            if self._tensorstore is not None:
-                spec = {"driver": "zarr3", "kvstore": {"driver": "file", "path": path}}
-                self._handles[name] = self._tensorstore.open(spec, read=True).result()
-            else:
-                import zarr
-
-                self._handles[name] = zarr.open_array(path, mode="r")
-        return self._handles[name]
 
 
 def _tensorstore_or_none() -> Any:
