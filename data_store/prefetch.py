@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import logging
 import multiprocessing
-import os
+import queue
 import signal
 import threading
+import traceback
 from collections import deque
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 from ..errors import FoldlineError
@@ -25,6 +27,7 @@ from .types import TrainBatch
 
 _log = logging.getLogger(__name__)
 _SLOW_SECONDS = 60.0
+_EXIT_SECONDS = 5.0
 
 
 class SampleMaker:
@@ -45,27 +48,45 @@ class SampleMaker:
 class SamplePool:
     """Worker processes that make samples; results come in the order of the tasks, work goes on behind a slow one.
 
-    Workers are spawned, never forked: a forked child of a process that has opened a store or started threads may hang.
+    Workers are spawned, never forked: a forked child of a process that has opened a store or started threads may hang. Each has a pipe of
+    its own, attended by one thread here; when either side dies, however and in the middle of whatever, the other reads the end of
+    the pipe. (With the one pipe that concurrent.futures shares among its workers, a kill during a large result blocks for ever.)
     """
 
     def __init__(self, path: Path, features: FeatureConfig, workers: int, ahead: int) -> None:
-        self._executor = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _start_worker, (path, features))
+        context = multiprocessing.get_context("spawn")
+        self._free: queue.SimpleQueue[tuple[Connection, BaseProcess]] = queue.SimpleQueue()
+        self._workers: list[tuple[Connection, BaseProcess]] = []
+        for _ in range(workers):
+            ours, theirs = context.Pipe()
+            process = context.Process(target=_serve, args=(theirs, path, features), daemon=True)
+            process.start()
+            theirs.close()  # or the end of the pipe would never be read here
+            self._workers.append((ours, process))
+            self._free.put((ours, process))
+        self._local = threading.local()
+        self._threads = ThreadPoolExecutor(workers, initializer=self._attend)
         self._ahead = max(ahead, workers + 1)
         self._pending: deque[tuple[SampleTask, Future[TrainBatch]]] = deque()
 
     def results(self, tasks: Iterator[SampleTask]) -> Iterator[TrainBatch]:
-        """The samples of ``tasks`` in order, ``ahead`` of them under way at any time."""
+        """The samples of ``tasks`` in order, as many under way as the pool prepares ahead."""
         for task in tasks:
-            self._pending.append((task, self._executor.submit(_make, task)))
+            self._pending.append((task, self._threads.submit(self._request, task)))
             if len(self._pending) == self._ahead:
                 yield self._next()
         while self._pending:
             yield self._next()
 
     def close(self) -> None:
-        """Drop what was not begun and end the workers."""
+        """Drop what is not finished and end the workers."""
         self._pending.clear()
-        self._executor.shutdown(wait=True, cancel_futures=True)
+        for _, process in self._workers:
+            process.terminate()
+        self._threads.shutdown(wait=True, cancel_futures=True)
+        for connection, process in self._workers:
+            process.join()
+            connection.close()
 
     def _next(self) -> TrainBatch:
         task, future = self._pending.popleft()
@@ -74,32 +95,48 @@ class SamplePool:
                 return future.result(timeout=_SLOW_SECONDS)
             except TimeoutError:
                 _log.warning("still waiting for sample %d (chain '%s') after %.0f s", task.position, task.chain_id, _SLOW_SECONDS)
-            except BrokenProcessPool:
-                raise FoldlineError(
-                    f"a data worker died while sample {task.position} (chain '{task.chain_id}') was awaited, probably killed for its "
-                    "memory: lower data.workers or data.prefetch; a program of your own must start under `if __name__ == '__main__'`"
-                ) from None
+
+    def _attend(self) -> None:
+        self._local.worker = self._free.get()
+
+    def _request(self, task: SampleTask) -> TrainBatch:
+        """Have this thread's worker make a sample."""
+        connection, process = self._local.worker
+        try:
+            connection.send(task)
+            answer = connection.recv()
+        except (EOFError, OSError):
+            process.join(_EXIT_SECONDS)
+            raise FoldlineError(
+                f"the data worker for sample {task.position} (chain '{task.chain_id}') died with exit code {process.exitcode}; -9 mostly "
+                "means too little memory: lower data.workers or data.prefetch. A program of your own must start under "
+                "`if __name__ == '__main__'`"
+            ) from None
+        if isinstance(answer, Exception):
+            raise answer
+        return TrainBatch(*answer)
 
 
-_maker: Callable[[SampleTask], TrainBatch] | None = None
-
-
-def _start_worker(path: Path, features: FeatureConfig) -> None:
-    global _maker
+def _serve(connection: Connection, path: Path, features: FeatureConfig) -> None:
+    """A worker's life: answer tasks with samples or exceptions until the trainer is gone."""
     for number in (signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2):  # sent to the whole job; the trainer answers them
         signal.signal(number, signal.SIG_IGN)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-    _maker = SampleMaker(path, features)
-
-
-def _make(task: SampleTask) -> TrainBatch:
-    assert _maker is not None
-    return _maker(task)
-
-
-def _end_with_parent() -> None:
-    """A trainer killed outright cannot end its workers; they notice."""
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)
+    make: SampleMaker | None = None
+    while True:
+        try:
+            task = connection.recv()
+        except (EOFError, OSError):
+            return
+        try:
+            make = make or SampleMaker(path, features)
+            answer: TrainBatch | Exception = make(task)
+        except FoldlineError as error:
+            answer = error
+        except Exception:
+            answer = RuntimeError(
+                f"a bug met at sample {task.position} (chain '{task.chain_id}'), in a data worker:\n{traceback.format_exc()}"
+            )
+        try:
+            connection.send(answer)
+        except OSError:
+            return

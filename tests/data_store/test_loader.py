@@ -140,7 +140,7 @@ class TestFailures:
             next(loader)
             for worker in set(psutil.Process().children(recursive=True)) - before:
                 worker.kill()
-            with pytest.raises(FoldlineError, match="a data worker died"):
+            with pytest.raises(FoldlineError, match=r"the data worker for sample .* died with exit code -9"):
                 list(islice(loader, 20))
 
     def test_a_closed_loader_ends_and_leaves_no_process(self, demo_store: Path) -> None:
@@ -173,10 +173,13 @@ class TestFailures:
         assert trainer.stdout.readline() == "ready\n"
         children = psutil.Process(trainer.pid).children(recursive=True)
         os.kill(trainer.pid, signal.SIGKILL)
-        trainer.communicate()
+        trainer.wait()
         _, alive = psutil.wait_procs(children, timeout=10)
+        alive = [process for process in alive if process.status() != psutil.STATUS_ZOMBIE]
+        for process in alive:
+            process.kill()
         assert children
-        assert not [p for p in alive if p.status() != psutil.STATUS_ZOMBIE]
+        assert not alive
 
 
 def test_workers_need_no_torch() -> None:
