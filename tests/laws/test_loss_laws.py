@@ -158,6 +158,15 @@ def test_a_batch_of_two_is_the_mean_of_both() -> None:
     assert float(single[0].plddt) > 0
 
 
+@pytest.mark.parametrize(("resolution", "trusted"), [(0.0, False), (2.0, True), (3.0, True), (3.5, False)])
+def test_confidence_is_learnt_from_sharp_experiments_only(resolution: float, trusted: bool) -> None:
+    """Zero means unknown: NMR, distillation."""
+    output, batch, targets = sample(8, 22)
+    loss = loss_of((output, batch, targets._replace(resolution=torch.tensor(resolution).double())))
+    assert {float(loss.plddt) > 0, float(loss.pae) > 0, float(loss.experimentally_resolved) > 0} == {trusted}
+    assert min(float(loss.distogram), float(loss.masked_msa)) > 0
+
+
 def test_the_total_is_the_sum_of_its_terms_and_weights_scale_them() -> None:
     value = sample(N_RES, 11)
     loss = loss_of(value)
