@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -18,6 +20,7 @@ from foldline.model.weights import save_weights
 from foldline.settings import to_dict
 from foldline.tests.export import cases
 
+Traced = tuple[AlphaFold, Path]
 DEMO = Path(__file__).resolve().parents[2] / "examples" / "demo"
 NAMES = ("1ajj_A", "2hba_A")  # the shortest of the demo's proteins
 FEATURES = FeatureConfig(max_msa_clusters=8, max_extra_msa=16, max_templates=2)
@@ -29,22 +32,29 @@ def records() -> dict[str, ChainRecord]:
 
 
 @pytest.fixture(scope="session")
-def graphs() -> dict[str, tuple[AlphaFold, Path]]:
-    """Made on first use and kept: pytest tears a session's parametrised fixtures down whenever the parameter changes."""
-    return {}
+def graph_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Traced]:
+    """Makes each graph once: pytest tears a session's parametrised fixtures down whenever the parameter changes."""
 
-
-@pytest.fixture(scope="session", params=list(cases.CONFIGS))
-def traced(
-    request: pytest.FixtureRequest, graphs: dict[str, tuple[AlphaFold, Path]], tmp_path_factory: pytest.TempPathFactory
-) -> tuple[AlphaFold, Path]:
-    """A network and its ONNX file."""
-    if request.param not in graphs:
-        model = cases.model_of(cases.CONFIGS[request.param]())
+    @cache
+    def make(name: str) -> Traced:
+        model = cases.model_of(cases.CONFIGS[name]())
         path = tmp_path_factory.mktemp("onnx") / "model.onnx"
         export_onnx(model, path)
-        graphs[request.param] = model, path
-    return graphs[request.param]
+        return model, path
+
+    return make
+
+
+@pytest.fixture(params=list(cases.CONFIGS))
+def traced(request: pytest.FixtureRequest, graph_of: Callable[[str], Traced]) -> Traced:
+    """A network and its ONNX file, every configuration in turn."""
+    return graph_of(request.param)
+
+
+@pytest.fixture
+def bare(graph_of: Callable[[str], Traced]) -> Traced:
+    """The smaller configuration alone."""
+    return graph_of("bare")
 
 
 @pytest.fixture(scope="session")

@@ -45,6 +45,13 @@ def test_every_changed_byte_is_found_and_named(bundle: Path) -> None:
     Bundle.open(bundle)
 
 
+def test_a_manifest_of_equal_meaning_is_still_another_file(bundle: Path) -> None:
+    file = bundle / MANIFEST
+    file.write_text(file.read_text().replace("\n", " ", 1))
+    with pytest.raises(FoldlineError, match=MANIFEST):
+        Bundle.open(bundle)
+
+
 def test_missing_and_foreign_files_are_named(bundle: Path) -> None:
     foreign = bundle / "engine" / "other.plan"
     foreign.write_bytes(b"")

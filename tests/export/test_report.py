@@ -132,6 +132,7 @@ def test_comparison_is_blind_to_rigid_motion_and_sees_the_rest(ubiquitin: ChainR
     assert same is not None
     assert same.rmsd < 1e-3
     assert same.lddt_ca > 0.9999
+    assert same.distance.max() < 1e-3
     np.testing.assert_allclose(same.positions[ubiquitin.mask > 0], moved[ubiquitin.mask > 0], atol=1e-3)
     mirror = compare(moved * [1, 1, -1], ubiquitin.positions, ubiquitin.mask)
     assert mirror is not None

@@ -49,9 +49,18 @@ RUNNERS = {
 }
 
 
-@pytest.fixture(scope="session", params=list(RUNNERS))
-def runner(request: pytest.FixtureRequest, traced: tuple[AlphaFold, Path], tmp_path_factory: pytest.TempPathFactory) -> Runner:
-    return RUNNERS[request.param](*traced, tmp_path_factory.mktemp("engine"))
+@pytest.fixture(params=list(RUNNERS))
+def runner(request: pytest.FixtureRequest, traced: tuple[AlphaFold, Path], made: dict[tuple[str, Path], Runner], tmp_path: Path) -> Runner:
+    key = (request.param, traced[1])
+    if key not in made:
+        made[key] = RUNNERS[request.param](*traced, tmp_path)
+    return made[key]
+
+
+@pytest.fixture(scope="module")
+def made() -> dict[tuple[str, Path], Runner]:
+    """Runners by name and graph: engines take minutes to build."""
+    return {}
 
 
 @pytest.fixture
