@@ -40,7 +40,7 @@ def ingest(source: Path, store: Path, *, progress: Progress | None = None) -> In
     metadata.tsv is wrong, or no entry can be stored.
     """
     refuse_existing(store)
-    folder = scan(source)
+    folder = scan(source, deep=True)
     if not folder.structures:
         raise FoldlineError(f"{source} holds no structure; ingest needs NAME.cif or NAME.pdb (or .gz) with NAME.a3m beside it")
     table = read_metadata_table(source / METADATA_TABLE)

@@ -45,13 +45,13 @@ class SourceFolder:
     refused: list[Outcome] = field(default_factory=list)
 
 
-def scan(folder: Path) -> SourceFolder:
-    """Sort the files of ``folder`` (not of its sub-folders) by what they are. FoldlineError when it is no folder."""
+def scan(folder: Path, *, deep: bool = False) -> SourceFolder:
+    """Sort the files of ``folder``, with ``deep`` also of its sub-folders, by what they are. FoldlineError when it is no folder."""
     if not folder.is_dir():
         raise FoldlineError(f"{folder} is not a folder; give the folder that holds NAME.cif or .pdb and NAME.a3m files")
     found = SourceFolder()
     groups = ((MMCIF_KINDS + PDB_KINDS, found.structures), (ALIGNMENT_KINDS, found.alignments), (FASTA_KINDS, found.fastas))
-    for path in sorted(p for p in folder.iterdir() if p.is_file() and not p.name.startswith(".")):
+    for path in sorted(p for p in (folder.rglob("*") if deep else folder.iterdir()) if p.is_file() and not p.name.startswith(".")):
         stem, kind = stem_and_kind(path)
         for kinds, files in groups:
             if kind in kinds and stem in files:

@@ -47,20 +47,20 @@ def reason(outcomes: tuple[Outcome, ...], name: str) -> str:
 
 
 class TestDemo:
-    def test_all_is_stored_and_the_held_out_one_is_not(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def test_all_is_stored_sub_folders_too(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         assert main(["ingest", str(DEMO), "--store", str(tmp_path / "store")]) == 0
-        assert "7 chains stored (0 of them repaired), 0 entries rejected" in capsys.readouterr().out
+        assert "8 chains stored (0 of them repaired), 0 entries rejected" in capsys.readouterr().out
         store = Store.open(tmp_path / "store")
-        assert len(store) == len(list(DEMO.glob("*.a3m.gz"))) == 7
+        assert len(store) == len(list(DEMO.rglob("*.a3m.gz"))) == 8
         (held_out,) = read_fold_input(DEMO / "held_out")
-        assert held_out.metadata.chain_id not in store.chain_ids
+        assert held_out.metadata.chain_id in store.chain_ids
         clusters = set()
         for chain_id in store.chain_ids:
             record = store.record(chain_id)
             clusters.add(record.metadata.cluster_id)
             assert (record.mask == ATOM37_MASK[record.aatype]).all()
             assert len(record.msas[0].rows) >= 50
-        assert len(clusters) == 7
+        assert len(clusters) == 8
         assert store.metadata("1ubq_A").resolution == 1.8
 
     def test_two_ingests_give_one_content(self, tmp_path: Path) -> None:
