@@ -63,7 +63,7 @@ def run_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("trained")
     source = root / "source"
     source.mkdir()
-    for file in DEMO.iterdir():
+    for file in DEMO.rglob("*.gz"):
         if file.name.startswith(NAMES):
             shutil.copy(file, source)
     assert main(["ingest", str(source), "--store", str(root / "store")]) == 0

@@ -24,7 +24,7 @@ from foldline.tests.export.conftest import DEMO
 
 @pytest.fixture(scope="module")
 def ubiquitin() -> ChainRecord:
-    (record,) = read_fold_input(DEMO / "1ubq_A.a3m.gz")
+    (record,) = read_fold_input(next(DEMO.rglob("1ubq_A.a3m.gz")))
     return record
 
 
@@ -104,7 +104,7 @@ def test_pages_without_experiment_or_error_head(report: Report) -> None:
 
 def test_secondary_structure_agrees_with_the_depositors(ubiquitin: ChainRecord) -> None:
     found = secondary_structure(ubiquitin.positions, ubiquitin.mask, ubiquitin.aatype)
-    entry = gemmi.read_structure(str(DEMO / "1ubq_A.cif.gz"))
+    entry = gemmi.read_structure(str(next(DEMO.rglob("1ubq_A.cif.gz"))))
     (helix,) = [h for h in entry.helices if h.end.res_id.seqid.num - h.start.res_id.seqid.num > 6]
     spans = {"H": [(helix.start, helix.end)], "E": [(s.start, s.end) for sheet in entry.sheets for s in sheet.strands]}
     for kind, ends in spans.items():
