@@ -14,6 +14,7 @@ from foldline.model.all_atom import make_ground_truth
 from foldline.model.losses.bonds import peptide_bonds
 from foldline.model.losses.clashes import between_residue_clashes
 from foldline.model.losses.fape import EPS, backbone_fape, frame_aligned_point_error, sidechain_fape
+from foldline.model.losses.precision import full_precision
 from foldline.model.losses.renaming import rename_ground_truth
 from foldline.model.losses.total import AlphaFoldLoss, scale_by_length
 from foldline.model.losses.violations import find_violations, violation_loss
@@ -220,8 +221,24 @@ def test_autocast_around_the_losses_does_not_round_them() -> None:
         inside = loss_of(value)
     assert_same(inside, loss_of(value), tolerance=0.0)
     assert all(term.dtype == torch.float32 for term in inside)
-    half = value[0]._replace(distogram=value[0].distogram.bfloat16(), plddt=value[0].plddt.bfloat16())
-    assert loss_of((half, *value[1:])).distogram.dtype == torch.float32
+    half = value[0]._replace(distogram=value[0].distogram.bfloat16(), masked_msa=value[0].masked_msa.bfloat16())
+    widened = half._replace(distogram=half.distogram.float(), masked_msa=half.masked_msa.float())
+    assert_same(loss_of((half, *value[1:])), loss_of((widened, *value[1:])), tolerance=0.0)
+
+
+def test_full_precision_reaches_products_and_named_tuples() -> None:
+    generator = torch.Generator().manual_seed(23)
+    a, b = torch.randn(8, 8, generator=generator), torch.randn(8, 8, generator=generator)
+
+    @full_precision
+    def product(pair: Rigid) -> Tensor:
+        return pair.rotations @ pair.translations
+
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert (a @ b).dtype == torch.bfloat16
+        inside = product(Rigid(a, b))
+    assert torch.equal(inside, a @ b)
+    assert product(Rigid(a.bfloat16(), b.bfloat16())).dtype == torch.float32
 
 
 @pytest.mark.parametrize("n_res", [1, 2])
