@@ -2,16 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
-import torch
 
-from foldline.model.alphafold import run_cycles
-from foldline.model.convert.deepmind import to_deepmind
-from foldline.model.losses.total import AlphaFoldLoss
-from foldline.tests.reference.model_cases import CASES, REFERENCE, arrays, cycles, has, settings, targets
-from foldline.tests.reference.trace import OF_THE_LOSS, differences, load
+from foldline.tests.reference.model_cases import CASES, REFERENCE, arrays, has, settings
+from foldline.tests.reference.trace import OF_THE_LOSS, differences, gradient_differences
 
 pytestmark = pytest.mark.skipif(not REFERENCE.is_dir(), reason=f"no reference folder at {REFERENCE} (FOLDLINE_REFERENCE)")
 
@@ -40,17 +34,8 @@ def test_intermediates_and_outputs_agree(case: str) -> None:
 
 @pytest.mark.parametrize("case", [case for case in CASES if has(case, "grads_nopae")])
 def test_gradients_agree(case: str) -> None:
-    """The total loss without the PAE term, whose reference value on the diagonal is decided by rounding; dropout off."""
-    expected = dict(arrays(case, "grads_nopae"))
-    total = float(expected.pop("total_loss"))
-    model, passes = load(case), [members[0] for members in cycles(case)]
-    config = replace(model.config, loss=replace(model.config.loss, pae_weight=0.0))
-    loss = AlphaFoldLoss(config)(run_cycles(model, passes), passes[-1], targets(case)).total
-    loss.backward()
-    assert loss.item() == pytest.approx(total, rel=1e-5)
-    gradients = {name: torch.zeros_like(p) if p.grad is None else p.grad for name, p in model.named_parameters()}
-    ours = to_deepmind(gradients, model.config)
-    assert {name for name in ours if "predicted_aligned_error" not in name} == set(expected)
-    largest = max(abs(array).max() for array in expected.values())
-    gaps = {name: (abs(ours[name] - array).max(), GRADIENTS * abs(array).max()) for name, array in expected.items()}
-    assert {name: gap for name, gap in gaps.items() if not gap[0] <= max(gap[1], VANISHING * largest)} == {}
+    total, found = gradient_differences(case)
+    assert total == pytest.approx(float(arrays(case, "grads_nopae")["total_loss"]), rel=1e-5)
+    largest = max(d.scale for d in found.values())
+    far = {name: d for name, d in found.items() if not d.error <= max(GRADIENTS * d.scale, VANISHING * largest)}
+    assert not far

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,7 +13,8 @@ from foldline.data_store.types import FeatureBatch
 from foldline.model.all_atom import atom37_to_atom14
 from foldline.model.alphafold import AlphaFold, Representations, run_cycles, run_ensemble
 from foldline.model.confidence import compute_pae, compute_plddt, compute_ptm
-from foldline.model.convert.deepmind import load_deepmind
+from foldline.model.convert.deepmind import load_deepmind, to_deepmind
+from foldline.model.losses.total import AlphaFoldLoss
 from foldline.model.outputs import ModelOutput, StructureOutput
 from foldline.tests.reference import model_cases as cases
 
@@ -257,3 +259,19 @@ def difference(ours: Named, theirs: np.ndarray, n_res: int) -> Difference:
     cut = tuple(slice(n_res) if axis - value.ndim in ours.residue_axes else slice(None) for axis in range(value.ndim))
     gap = np.abs(value[cut] - theirs[cut])
     return Difference(float(gap.max()), float(np.abs(theirs[cut]).max()))
+
+
+def gradient_differences(case: str) -> tuple[float, dict[str, Difference]]:
+    """(our total loss, gradient of every parameter by the reference's name) without the PAE term; dropout off, all passes recycled.
+
+    The reference's PAE loss is left out because rounding decides its value on the diagonal.
+    """
+    model, passes = load(case), [members[0] for members in cases.cycles(case)]
+    config = replace(model.config, loss=replace(model.config.loss, pae_weight=0.0))
+    loss = AlphaFoldLoss(config)(run_cycles(model, passes), passes[-1], cases.targets(case)).total
+    loss.backward()
+    gradients = {name: torch.zeros_like(p) if p.grad is None else p.grad for name, p in model.named_parameters()}
+    ours = {name: array for name, array in to_deepmind(gradients, model.config).items() if "predicted_aligned_error" not in name}
+    theirs = {name: array for name, array in cases.arrays(case, "grads_nopae").items() if name != "total_loss"}
+    assert set(ours) == set(theirs)
+    return loss.item(), {n: Difference(float(abs(ours[n] - a).max()), float(abs(a).max())) for n, a in theirs.items()}
