@@ -174,7 +174,7 @@ class TestFailures:
         children = psutil.Process(trainer.pid).children(recursive=True)
         os.kill(trainer.pid, signal.SIGKILL)
         trainer.wait()
-        _, alive = psutil.wait_procs(children, timeout=10)
+        _, alive = psutil.wait_procs(children, timeout=60)
         alive = [process for process in alive if process.status() != psutil.STATUS_ZOMBIE]
         for process in alive:
             process.kill()
@@ -193,7 +193,7 @@ def test_samples_are_made_before_they_are_asked_for(demo_store: Path) -> None:
         assert loader._pool is not None
         futures = [future for _, future in loader._pool._pending]
         assert len(futures) >= 4
-        done, waiting = wait(futures, timeout=60)
+        done, waiting = wait(futures, timeout=120)
         assert len(done) == len(futures)
         assert not waiting
         assert next(loader).position.tolist() == [2, 3]
