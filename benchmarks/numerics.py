@@ -39,7 +39,7 @@ def main() -> None:
     for name in (name for name in CASES if has(name, "grads_nopae")):
         total, found = gradient_differences(name)
         largest = max(d.scale for d in found.values())
-        kept = {key: d for key, d in found.items() if d.scale > 1e-6 * largest}
+        kept = {key: d for key, d in found.items() if d.scale > 1e-7 * largest}
         print(f"| {name} | {len(kept)} of {len(found)} | {total:.4f} | {worst(kept):.1e} |")
 
 
