@@ -115,11 +115,9 @@ class StoreWriter:
 
 
 def refuse_existing(path: Path) -> None:
-    """FoldlineError when something lies at ``path`` or its parent is not a folder."""
+    """FoldlineError when something lies at ``path``."""
     if os.path.lexists(path):
         raise FoldlineError(f"{path} already exists; a store is never overwritten: remove it or give --store another path")
-    if not path.absolute().parent.is_dir():
-        raise FoldlineError(f"{path} cannot be made: {path.absolute().parent} is not an existing folder; create it first")
 
 
 def check_record(record: ChainRecord) -> None:
@@ -176,7 +174,10 @@ def _demand(record: ChainRecord, holds: bool, problem: str) -> None:
 
 def _claim(partial: Path) -> int:
     """Make ``partial`` empty and ours: its lock (a file descriptor) goes with the process, so a killed run leaves no lock behind."""
-    partial.mkdir(exist_ok=True)
+    try:
+        partial.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise FoldlineError(f"{partial.parent} cannot be made a folder for the store: {error.strerror}; give another path") from None
     descriptor = os.open(partial, os.O_RDONLY)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

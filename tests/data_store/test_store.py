@@ -178,9 +178,12 @@ class TestCommit:
             StoreWriter(path)
         assert [p.name for p in tmp_path.iterdir()] == ["s"]
 
-    def test_no_folder_for_it(self, tmp_path: Path) -> None:
-        with pytest.raises(FoldlineError, match="is not an existing folder"):
-            StoreWriter(tmp_path / "a" / "s")
+    def test_folders_above_it_are_made_and_a_file_above_it_is_named(self, tmp_path: Path) -> None:
+        write(tmp_path / "a" / "b" / "s", [random_record(np.random.default_rng(0), "a", 5)])
+        assert Store.open(tmp_path / "a" / "b" / "s").chain_ids == ("a",)
+        (tmp_path / "file").write_text("precious")
+        with pytest.raises(FoldlineError, match=r"file cannot be made a folder"):
+            StoreWriter(tmp_path / "file" / "s")
 
 
 def _killed(path: Path, moment: str) -> None:
