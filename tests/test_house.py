@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import ast
+import dataclasses
 import subprocess
 import sys
 import tomllib
 import zipfile
 from pathlib import Path
+from typing import get_type_hints
 
 import pytest
 
@@ -122,3 +124,29 @@ def test_help_names_every_command() -> None:
     text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     for name in ("ingest", "store", "train", "export", "fold", "doctor"):
         assert name in text
+
+
+def test_every_configuration_key_is_read_somewhere() -> None:
+    """A key that nothing reads would be a promise that nothing keeps."""
+    from foldline.export.config import ExportConfig
+    from foldline.trainer.config import RunConfig
+
+    read = {
+        node.attr if isinstance(node, ast.Attribute) else node.value
+        for package in PACKAGES
+        for path in sources(package)
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Attribute) or (isinstance(node, ast.Constant) and isinstance(node.value, str))
+    }
+    unread = [key for config in (RunConfig, ExportConfig) for key in keys(config) if key.split(".")[-1] not in read]
+    assert unread == []
+
+
+def keys(config: type, prefix: str = "") -> list[str]:
+    """Dotted names of all values below a dataclass."""
+    hints = get_type_hints(config)
+    found: list[str] = []
+    for item in dataclasses.fields(config):
+        inner = hints[item.name]
+        found += keys(inner, f"{prefix}{item.name}.") if dataclasses.is_dataclass(inner) else [f"{prefix}{item.name}"]
+    return found

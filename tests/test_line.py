@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -28,9 +30,9 @@ SMALL = (
 )
 
 
-def foldline(*arguments: str) -> subprocess.CompletedProcess[str]:
+def foldline(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
     command = [str(Path(sys.executable).parent / "foldline"), *arguments]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600, check=False)
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600, check=False, env=os.environ | environment)
 
 
 @pytest.fixture(scope="module")
@@ -114,3 +116,17 @@ def test_bad_input_is_one_message_exit_2_and_nothing_written(line: Path, tmp_pat
     assert done.stderr.count("\n") == 1
     assert all(word.format(**names) in done.stderr for word in words), done.stderr
     assert sorted(path.name for path in tmp_path.iterdir()) == ["empty"]
+
+
+def test_a_rendezvous_port_in_use_is_named(line: Path, tmp_path: Path) -> None:
+    where = ("--set", f"run.dir={tmp_path}/run", "--set", f"data.store={line}/store")
+    ranks = {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1"}
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = str(other.getsockname()[1])
+        done = foldline("train", "--config", str(ROOT / "examples" / "demo.toml"), *where, **ranks, MASTER_PORT=port)
+    assert done.returncode == 2, done.stderr
+    assert f"127.0.0.1:{port}" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "run").exists()

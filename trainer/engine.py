@@ -89,15 +89,22 @@ def start_process_group(config: RunConfig, ranks: RankInfo) -> torch.device:
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.distributed")  # of DeepSpeed's calls, once a step
     # On the CPU init_distributed compiles this extension for minutes, and gloo does without it.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-    deepspeed.init_distributed(
-        dist_backend="nccl" if device.type == "cuda" else "gloo",
-        auto_mpi_discovery=False,
-        verbose=False,
-        timeout=timedelta(seconds=config.run.collective_timeout),
-        init_method=f"tcp://{ranks.address}:{ranks.port}",
-        rank=ranks.rank,
-        world_size=ranks.world,
-    )
+    try:
+        deepspeed.init_distributed(
+            dist_backend="nccl" if device.type == "cuda" else "gloo",
+            auto_mpi_discovery=False,
+            verbose=False,
+            timeout=timedelta(seconds=config.run.collective_timeout),
+            init_method=f"tcp://{ranks.address}:{ranks.port}",
+            rank=ranks.rank,
+            world_size=ranks.world,
+        )
+    except dist.DistError as error:
+        reason = str(error).splitlines()[0]
+        raise FoldlineError(
+            f"rank {ranks.rank} cannot meet the others at {ranks.address}:{ranks.port} ({reason}); "
+            f"the launcher ({ranks.source}) must name rank 0's host and a port that is free there"
+        ) from None
     return device
 
 
