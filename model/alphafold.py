@@ -106,7 +106,7 @@ def run_cycles(model: AlphaFold, cycles: Sequence[FeatureBatch]) -> ModelOutput:
         with torch.no_grad():
             recycled = model(batch, recycled).recycled
     if len(cycles) > 1 and torch.is_autocast_enabled(cycles[0].target_feat.device.type):
-        torch.clear_autocast_cache()  # casts cached under no_grad would cut the last pass's parameters from the graph
+        torch.clear_autocast_cache()  # older torch reuses casts made under no_grad, which would cut parameters from the last pass's graph
     return model(cycles[-1], recycled)
 
 

@@ -150,7 +150,11 @@ def test_recycling_changes_the_result_and_stops_gradients(model: AlphaFold) -> N
     first, last = features(seed=0), features(seed=1)
     first = first._replace(msa_feat=first.msa_feat.clone().requires_grad_())
     last = last._replace(msa_feat=last.msa_feat.clone().requires_grad_())
+    graphs: list[bool] = []
+    hook = model.evoformer.register_forward_hook(lambda _, arguments, out: graphs.append(out[1].requires_grad))
     out = run_cycles(model, (first, last))
+    hook.remove()
+    assert graphs == [False, True], "only the last pass keeps activations"
     assert not any(tensor.requires_grad for tensor in out.recycled)
     out.structure.positions.sum().backward()
     assert first.msa_feat.grad is None
