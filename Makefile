@@ -29,7 +29,8 @@ test-all: setup
 lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	mkdir -p $(VENV)/src && ln -sfn ../.. $(VENV)/src/foldline  # mypy takes the package name from the folder's
+	rm -rf $(VENV)/src && mkdir -p $(VENV)/src/foldline  # mypy takes the package's name from the folder's, and would read runs/ too
+	ln -s $(CURDIR)/{__init__,cli,errors,settings}.py $(CURDIR)/{cluster,data_store,export,model,trainer} $(VENV)/src/foldline
 	MYPYPATH=$(VENV)/src $(BIN)/mypy -p foldline
 
 clean:
