@@ -88,7 +88,7 @@ def test_a_changed_byte_in_the_bundle_is_named(line: Path, tmp_path: Path) -> No
         (["store", "ls", "{empty}"], ["{empty}"]),
         (["store", "show", "{line}/store", "9xyz_Q"], ["9xyz_Q"]),
         (["train", "--config", "{nowhere}"], ["{nowhere}"]),
-        (["train", "--config", "{toml}", "--set", "optim.larning_rate=1"], ["larning_rate", "did you mean"]),
+        (["train", "--config", "{toml}", "--set", "optim.warmup_sample=1"], ["optim.warmup_sample", "did you mean 'warmup_samples'"]),
         (["train", "--config", "{toml}", "--set", "run.dir={line}/run", "--set", "data.store={line}/store"], ["{line}/run", "--resume"]),
         (["train", "--config", "{toml}", "--set", "run.dir={new}", "--set", "data.store={nowhere}"], ["{nowhere}", "foldline ingest"]),
         (["train", "--config", "{toml}", "--set", "run.dir={new}", "--set", "data.store={line}/store", "--resume"], ["{new}", "--resume"]),
