@@ -73,7 +73,7 @@ def _train(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> Non
     sub.add_argument(
         "--launcher", choices=("none", "mpi"), default="none", help="mpi: start the ranks with mpirun; none: ranks already stand"
     )
-    sub.add_argument("--ranks", type=int, default=1, help="number of ranks to start with --launcher mpi")
+    sub.add_argument("--ranks", type=int, help="number of ranks to start with --launcher mpi (default 1)")
     sub.add_argument("--resume", action="store_true", help="continue from the newest checkpoint of run.dir")
     sub.set_defaults(run=_run_train)
 
@@ -86,7 +86,9 @@ def _run_train(args: argparse.Namespace) -> int:
 
         check_start(load_config(args.config, args.overrides), args.resume)  # a mistake is told once, before the ranks start
         rest = ["train", "--config", str(args.config), *(f"--set={o}" for o in args.overrides), *(["--resume"] if args.resume else [])]
-        return mpirun(args.ranks, rest)
+        return mpirun(1 if args.ranks is None else args.ranks, rest)
+    if args.ranks is not None:
+        raise FoldlineError(f"--ranks {args.ranks} needs --launcher mpi; without a launcher the ranks that already stand train")
     from .trainer.loop import train_command
 
     return train_command(args.config, args.overrides, args.resume)
@@ -123,16 +125,18 @@ def _run_fold(args: argparse.Namespace) -> int:
 
 
 def _weights(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    sub = commands.add_parser("weights", help="DeepMind's parameters in and out")
+    sub = commands.add_parser("weights", help="DeepMind's and OpenFold's parameters in and out")
     actions = sub.add_subparsers(title="actions", metavar="ACTION", required=True)
-    for name, text in (("import", "DeepMind's params npz -> safetensors"), ("export", "safetensors -> DeepMind's params npz")):
+    for name, text in (("import", "DeepMind's npz or OpenFold's pt -> safetensors"), ("export", "safetensors -> npz or pt")):
         action = actions.add_parser(name, help=text)
         action.add_argument(
-            "source", type=Path, help="params npz" if name == "import" else "safetensors of `foldline weights import` or training"
+            "source", type=Path, help="params npz or pt" if name == "import" else "safetensors of `foldline weights import` or training"
         )
         action.add_argument("--preset", required=True, help="model the weights are of, e.g. model_1_ptm")
         action.add_argument("--out", type=Path, required=True, help="file to write (must not exist)")
-        action.add_argument("--format", choices=("deepmind",), default="deepmind", help="whose names and layout the npz has")
+        action.add_argument(
+            "--format", choices=("auto", "deepmind", "openfold"), default="auto", help="whose names; auto: .pt is OpenFold's"
+        )
         action.set_defaults(run=_run_weights, action=name)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from math import prod
 
 import torch
@@ -56,11 +57,14 @@ def rearrange(array: Tensor, source: str, target: str, sizes: Mapping[str, int])
     groups, goal = _parse(source), _parse(target)
     if array.dim() != len(groups):
         raise ValueError(f"{source!r} has {len(groups)} axes, the array {array.dim()}")
+    if source == target:
+        return array
     lengths = dict(zip(_flat(groups), _split(groups, array.shape, sizes), strict=True))
     order = [_flat(groups).index(axis) for axis in _flat(goal)]
     return array.reshape(tuple(lengths.values())).permute(order).reshape([prod(lengths[axis] for axis in group) for group in goal])
 
 
+@cache
 def _parse(pattern: str) -> list[list[str]]:
     return [token.strip("()").split() for token in re.findall(r"\([^)]*\)|\S+", pattern)]
 
