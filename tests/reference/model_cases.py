@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,8 +19,8 @@ from foldline.model.config import (
     StructureConfig,
     TemplateConfig,
 )
+from foldline.tests.reference.folder import REFERENCE
 
-REFERENCE = Path(os.environ.get("FOLDLINE_REFERENCE", Path(__file__).resolve().parents[3] / "shared" / "reference"))
 CASES = sorted(path.parent.name for path in REFERENCE.glob("model_tiny/*/params.npz"))
 Arrays = dict[str, np.ndarray]
 

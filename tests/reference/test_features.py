@@ -6,9 +6,7 @@ Steps that draw random numbers are taken from the folder; every other one is com
 from __future__ import annotations
 
 import json
-import os
 from functools import cache
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -21,8 +19,9 @@ from foldline.data_store.features.msa_feat import deletion_value, make_msa_feat,
 from foldline.data_store.features.templates import template_features
 from foldline.data_store.residues import RESTYPES_X_GAP
 from foldline.data_store.types import FeatureBatch, Msa, Templates, schema_of
+from foldline.tests.reference.folder import REFERENCE
 
-FEATURES = Path(os.environ.get("FOLDLINE_REFERENCE", Path(__file__).parents[2] / "../shared/reference")) / "features"
+FEATURES = REFERENCE / "features"
 HHBLITS_ORDER = "ACDEFGHIKLMNPQRSTVWYX-"
 HHBLITS_LETTERS = {"B": "D", "Z": "E", "J": "X", "O": "X", "U": "C"}
 

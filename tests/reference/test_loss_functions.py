@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 from functools import cache
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -24,8 +22,8 @@ from foldline.model.losses.violations import find_violations, violation_metrics
 from foldline.model.losses.within_residue import distance_bounds, within_residue
 from foldline.model.metrics import lddt_ca
 from foldline.model.rigid import Rigid
+from foldline.tests.reference.folder import REFERENCE
 
-REFERENCE = Path(os.environ.get("FOLDLINE_REFERENCE", Path(__file__).resolve().parents[3] / "shared" / "reference"))
 GEOMETRY = REFERENCE / "geometry"
 
 
@@ -168,9 +166,14 @@ def test_lddt(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", PREDICTED)
-def test_confidence(name: str) -> None:
+def test_plddt(name: str) -> None:
     z = stored(name)
     same(compute_plddt(z["compute_plddt/in_logits"]), z["compute_plddt/plddt"], atol=1e-4)
+
+
+@pytest.mark.parametrize("name", structures_with("pae"))
+def test_aligned_error_and_the_scores_from_it(name: str) -> None:
+    z = stored(name)
     logits, maximum = z["pae/in_logits_f16"], float(z["pae/in_breaks"][-1])
     error = compute_pae(logits, maximum)
     same(error.expected, z["pae/predicted_aligned_error"])
