@@ -92,6 +92,7 @@ def test_a_changed_byte_in_the_bundle_is_named(line: Path, tmp_path: Path) -> No
         (["train", "--config", "{toml}", "--set", "run.dir={line}/run", "--set", "data.store={line}/store"], ["{line}/run", "--resume"]),
         (["train", "--config", "{toml}", "--set", "run.dir={new}", "--set", "data.store={nowhere}"], ["{nowhere}", "foldline ingest"]),
         (["train", "--config", "{toml}", "--set", "run.dir={new}", "--set", "data.store={line}/store", "--resume"], ["{new}", "--resume"]),
+        (["train", "--config", "{toml}", "--ranks", "2"], ["--ranks 2", "--launcher mpi"]),
         (["export", "--run", "{empty}", "--out", "{new}"], ["{empty}"]),
         (["export", "--run", "{line}/run", "--out", "{line}/bundle"], ["{line}/bundle"]),
         (["fold", "{held}", "--bundle", "{empty}", "--out", "{new}"], ["{empty}"]),
