@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 
 import torch
@@ -14,6 +15,7 @@ from foldline.model.outputs import ModelOutput, Recycled
 from foldline.tests.model.samples import features, network
 
 OPEN = ("N_res", "N_clust", "N_extra")
+SIZES: tuple[dict[str, int], ...] = ({}, {"n_res": 11, "n_clust": 3, "n_extra": 2}, {"n_res": 3, "n_clust": 2, "n_extra": 9})
 
 
 def short_network() -> AlphaFold:
@@ -46,16 +48,24 @@ def export(model: AlphaFold) -> None:
     with torch.no_grad():
         program = torch.export.export(model, inputs(model, 0), dynamic_shapes=axes, strict=False)
         graph = program.module(check_guards=False)  # torch's guard printer trips over names that begin alike
-        for sizes in ({}, {"n_res": 11, "n_clust": 3, "n_extra": 2}, {"n_res": 3, "n_clust": 2, "n_extra": 9}):
+        for sizes in SIZES:
             arguments = inputs(model, 1, **sizes)
             assert_close(graph(*arguments), model(*arguments))
 
 
 def compile_whole(model: AlphaFold) -> None:
-    compiled = torch.compile(model, fullgraph=True, backend="eager", dynamic=False)
-    arguments = inputs(model, 2)
+    graphs = []
+
+    def backend(graph: torch.fx.GraphModule, example: list[torch.Tensor]) -> Callable[..., object]:
+        graphs.append(graph)
+        return graph.forward
+
+    compiled = torch.compile(model, fullgraph=True, backend=backend, dynamic=True)
     with torch.no_grad():
-        assert_close(compiled(*arguments), model(*arguments))
+        for sizes in SIZES:
+            arguments = inputs(model, 2, **sizes)
+            assert_close(compiled(*arguments), model(*arguments))
+    assert len(graphs) == 1, f"{len(graphs)} graphs: a size was taken for a constant"
 
 
 if __name__ == "__main__":

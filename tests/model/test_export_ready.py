@@ -13,6 +13,6 @@ import pytest
 
 @pytest.mark.parametrize("how", ["export", "compile"])
 def test_one_graph_gives_the_networks_results(how: str) -> None:
-    """``export``: torch.export with open N_res, N_clust and N_extra, run at three sizes. ``compile``: torch.compile, fullgraph."""
+    """Open N_res, N_clust and N_extra, run at three sizes. ``export``: torch.export. ``compile``: torch.compile, fullgraph, one graph."""
     job = subprocess.run([sys.executable, "-m", "foldline.tests.model.compiling", how], capture_output=True, text=True, timeout=600)
     assert job.returncode == 0, job.stderr[-4000:]
