@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -53,6 +54,56 @@ KEPT = (
     "aux_heads.plddt.linear_3.weight",
     "aux_heads.tm.linear.bias",
 )
+# Every module with parameters in OpenFold's present model; of the blocks of a stack, one.
+ATTENTION = "linear_q linear_k linear_v linear_o linear_g"
+PAIR = """
+tri_mul_out: layer_norm_in layer_norm_out linear_a_p linear_b_p linear_a_g linear_b_g linear_z linear_g
+tri_mul_in: layer_norm_in layer_norm_out linear_a_p linear_b_p linear_a_g linear_b_g linear_z linear_g
+tri_att_start: layer_norm linear
+tri_att_end: layer_norm linear
+tri_att_start.mha: linear_q linear_k linear_v linear_o linear_g
+tri_att_end.mha: linear_q linear_k linear_v linear_o linear_g
+pair_transition: layer_norm linear_1 linear_2
+"""
+MODULES = f"""
+input_embedder: linear_tf_z_i linear_tf_z_j linear_tf_m linear_msa_m linear_relpos
+recycling_embedder: linear layer_norm_m layer_norm_z
+extra_msa_embedder: linear
+template_embedder.template_single_embedder: linear_1 linear_2
+template_embedder.template_pair_embedder: linear
+template_embedder.template_pair_stack: layer_norm
+template_embedder.template_pointwise_att.mha: linear_q linear_k linear_v linear_o
+evoformer: linear
+extra_msa_stack.blocks.msa_att_col: layer_norm_m
+extra_msa_stack.blocks.msa_att_col.global_attention: {ATTENTION}
+evoformer.blocks.msa_att_col._msa_att: layer_norm_m
+evoformer.blocks.msa_att_col._msa_att.mha: {ATTENTION}
+structure_module: layer_norm_s layer_norm_z linear_in layer_norm_ipa
+structure_module.ipa: linear_q linear_kv linear_b linear_out head_weights
+structure_module.ipa.linear_q_points: linear
+structure_module.ipa.linear_kv_points: linear
+structure_module.transition: layer_norm
+structure_module.transition.layers: linear_1 linear_2 linear_3
+structure_module.bb_update: linear
+structure_module.angle_resnet: linear_in linear_initial linear_out
+structure_module.angle_resnet.layers: linear_1 linear_2
+aux_heads.plddt: layer_norm linear_1 linear_2 linear_3
+aux_heads.distogram: linear
+aux_heads.masked_msa: linear
+aux_heads.experimentally_resolved: linear
+aux_heads.tm: linear
+"""
+BLOCK = f"""
+msa_att_row: layer_norm_m layer_norm_z linear_z
+msa_att_row.mha: {ATTENTION}
+msa_transition: layer_norm linear_1 linear_2
+outer_product_mean: layer_norm linear_1 linear_2 linear_out
+"""
+
+
+def modules(text: str, under: str = "") -> set[str]:
+    lines = [line.partition(": ") for line in text.split("\n") if line]
+    return {f"{under}{scope}.{name}" for scope, _, names in lines for name in names.split()}
 
 
 def synthetic(layout: Layout) -> dict[str, Tensor]:
@@ -94,6 +145,14 @@ def test_names_of_both_layouts() -> None:
     ours, again = load_openfold(a, tiny()), to_openfold(load_openfold(b, tiny()), tiny(), Layout(older=True))
     assert all(torch.equal(again[name], a[name]) for name in RENAMED)
     assert same(to_openfold(ours, tiny(), Layout(older=True)), a)
+
+
+def test_the_modules_are_openfolds() -> None:
+    expected = modules(MODULES) | modules(PAIR, "template_embedder.template_pair_stack.blocks.")
+    for stack in ("evoformer.blocks.", "extra_msa_stack.blocks."):
+        expected |= modules(BLOCK, stack) | modules(PAIR, f"{stack}pair_stack.")
+    found = {re.sub(r"\.\d+|\.weight$|\.bias$", "", name) for name in openfold_shapes(tiny())}
+    assert found == expected
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
