@@ -7,7 +7,7 @@ STAMP := $(VENV)/.foldline-setup
 # Two processes share the cores in the demo and the tests: OpenMP threads that spin while they wait would steal them.
 export OMP_WAIT_POLICY := PASSIVE
 
-.PHONY: setup demo test test-all lint clean
+.PHONY: setup demo test test-all lint gpu-check clean
 setup: $(STAMP)
 
 # deepspeed is a source package without extensions here: it is built against the torch installed in the step before.
@@ -32,6 +32,10 @@ lint: setup
 	rm -rf $(VENV)/src && mkdir -p $(VENV)/src/foldline  # mypy takes the package's name from the folder's, and would read runs/ too
 	ln -s $(CURDIR)/{__init__,cli,errors,settings}.py $(CURDIR)/{cluster,data_store,export,model,trainer} $(VENV)/src/foldline
 	MYPYPATH=$(VENV)/src $(BIN)/mypy -p foldline
+
+# Runs on CUDA machines without network: not in .venv, but with $(PYTHON) and what that has (docs/gpu-check.md).
+gpu-check:
+	$(PYTHON) benchmarks/gpu_check.py $(ARGS)
 
 clean:
 	rm -rf runs build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
