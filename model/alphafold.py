@@ -31,6 +31,8 @@ class Representations(NamedTuple):
 class AlphaFold(nn.Module):
     """The network. Each call is one pass; ``run_cycles`` repeats it."""
 
+    trunk_dtype: torch.dtype | None = None  # of the trunk's matrix products; None: as the caller runs the network
+
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         c_m, c_z, c_s, c_e = config.c_m, config.c_z, config.c_s, config.c_e
@@ -50,6 +52,12 @@ class AlphaFold(nn.Module):
 
     def represent(self, batch: FeatureBatch, recycled: Recycled) -> Representations:
         """The trunk: embedders, templates, extra-MSA stack, Evoformer (Algorithm 2, lines 1-18)."""
+        if self.trunk_dtype is None:
+            return self._represent(batch, recycled)
+        with torch.autocast(batch.target_feat.device.type, dtype=self.trunk_dtype):
+            return self._represent(batch, recycled)
+
+    def _represent(self, batch: FeatureBatch, recycled: Recycled) -> Representations:
         pair_mask = batch.seq_mask[..., :, None] * batch.seq_mask[..., None, :]
         m, z = self.embed(batch, recycled)
         msa_mask = batch.msa_mask

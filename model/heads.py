@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from ..data_store.residues import N_ATOM37
 from .config import HeadsConfig
-from .primitives import LayerNorm, Linear
+from .primitives import LayerNorm, Linear, without_autocast
 
 
 class HeadLogits(NamedTuple):
@@ -87,7 +87,7 @@ class PAEHead(nn.Module):
 
 
 class Heads(nn.Module):
-    """All heads of one network."""
+    """All heads of one network. They compute in the type of their parameters, with autocast off."""
 
     def __init__(self, c_m: int, c_z: int, c_s: int, config: HeadsConfig) -> None:
         super().__init__()
@@ -99,6 +99,11 @@ class Heads(nn.Module):
 
     def forward(self, m: Tensor, z: Tensor, s: Tensor, structure_single: Tensor) -> HeadLogits:
         """``m`` [*, N_clust, N_res, c_m], ``z`` [*, N_res, N_res, c_z], ``s`` and ``structure_single`` [*, N_res, c_s]."""
+        return without_autocast(self._read, m, z, s, structure_single)
+
+    def _read(self, *representations: Tensor) -> HeadLogits:
+        dtype = self.distogram.half_logits.weight.dtype
+        m, z, s, structure_single = (tensor.to(dtype) for tensor in representations)
         return HeadLogits(
             distogram=self.distogram(z),
             masked_msa=self.masked_msa(m),

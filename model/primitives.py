@@ -7,7 +7,8 @@ that a query without any key attends uniformly and never gives NaN.
 from __future__ import annotations
 
 import math
-from typing import Literal
+from collections.abc import Callable
+from typing import Literal, TypeVar
 
 import torch
 from jaxtyping import Float
@@ -21,6 +22,22 @@ Init = Literal["default", "relu", "glorot", "gating", "final", "normal"]
 # Standard deviation of a unit normal cut at two sigma: what is left of the variance after truncation.
 _TRUNCATED_STDDEV = 0.87962566103423978
 
+R = TypeVar("R")
+
+
+def widen(x: Tensor) -> Tensor:
+    """Half precisions in float32; any other tensor itself."""
+    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+
+
+def without_autocast(function: Callable[..., R], *tensors: Tensor) -> R:
+    """``function(*tensors)`` with autocast off; the tensors keep their types."""
+    device = tensors[0].device.type
+    if not torch.is_autocast_enabled(device):  # an exported graph has no autocast region then
+        return function(*tensors)
+    with torch.autocast(device, enabled=False):
+        return function(*tensors)
+
 
 class LayerNorm(nn.LayerNorm):
     """Layer norm over the last dimension, eps 1e-5; half precisions are normalised in float32 and returned in their own type."""
@@ -29,7 +46,7 @@ class LayerNorm(nn.LayerNorm):
         super().__init__(c, eps=1e-5)
 
     def forward(self, x: Float[Tensor, "*b c"]) -> Float[Tensor, "*b c"]:
-        if x.dtype not in (torch.float16, torch.bfloat16):
+        if widen(x) is x:
             return super().forward(x)
         return F.layer_norm(x.float(), self.normalized_shape, self.weight.float(), self.bias.float(), self.eps).to(x.dtype)
 
@@ -87,8 +104,8 @@ class DropoutShared(nn.Module):
 
 
 def mask_logits(logits: Tensor, mask: Tensor) -> Tensor:
-    """Attention logits with -1e9 (-3e4 in float16) wherever ``mask`` (broadcast) is 0. Overwrites ``logits``."""
-    return logits.masked_fill_(mask == 0, -3e4 if logits.dtype == torch.float16 else -1e9)
+    """Attention logits, float32 or wider, with -1e9 wherever ``mask`` (broadcast) is 0. Overwrites ``logits``."""
+    return logits.masked_fill_(mask == 0, -1e9)
 
 
 class Attention(Chunked):
@@ -113,12 +130,12 @@ class Attention(Chunked):
     def _attend(self, q_x: Tensor, kv_x: Tensor, mask: Tensor | None, bias: Tensor | None) -> Tensor:
         q = self._split(self.linear_q(q_x) * self.c_hidden**-0.5)
         k, v = self._split(self.linear_k(kv_x)), self._split(self.linear_v(kv_x))
-        logits = q @ k.transpose(-1, -2)
+        logits = widen(q @ k.transpose(-1, -2))
         if bias is not None:
             logits += bias
         if mask is not None:
             logits = mask_logits(logits, mask)
-        o = (torch.softmax(logits, -1) @ v).transpose(-2, -3).flatten(-2)
+        o = (torch.softmax(logits, -1).to(v.dtype) @ v).transpose(-2, -3).flatten(-2)
         if self.linear_g is not None:
             o = o * torch.sigmoid(self.linear_g(q_x))
         return self.linear_o(o)
@@ -150,6 +167,7 @@ class GlobalAttention(Chunked):
         share = (mask / mask.sum(-1, keepdim=True).clamp(min=1.0)).to(x.dtype)
         q = self.linear_q((share.unsqueeze(-2) @ x).squeeze(-2)) * self.c_hidden**-0.5
         q = q.reshape(*q.shape[:-1], self.heads, self.c_hidden)
-        logits = mask_logits(q @ self.linear_k(x).transpose(-1, -2), mask.unsqueeze(-2))
-        o = (torch.softmax(logits, -1) @ self.linear_v(x)).flatten(-2)
+        k, v = self.linear_k(x), self.linear_v(x)
+        logits = mask_logits(widen(q @ k.transpose(-1, -2)), mask.unsqueeze(-2))
+        o = (torch.softmax(logits, -1).to(v.dtype) @ v).flatten(-2)
         return self.linear_o(o.unsqueeze(-2) * torch.sigmoid(self.linear_g(x)))

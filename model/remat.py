@@ -17,10 +17,13 @@ class Blocks(nn.ModuleList):
     """The blocks of a stack, run in order. A block is called with (*state, *context) and returns the new state, a tensor or a tuple."""
 
     checkpoint_every: int = 0
+    state_dtype: torch.dtype | None = None  # what the state is added up in; None: whatever comes in
 
     def run(self, state: State, *context: Tensor) -> State:
         """Run all blocks; while training, segments of ``checkpoint_every`` blocks are recomputed in the backward pass."""
         blocks = list(self)
+        if self.state_dtype is not None:
+            state = tuple(tensor.to(self.state_dtype) for tensor in state)
         if not (self.checkpoint_every and self.training and torch.is_grad_enabled()):
             return _run(blocks, state, context)
         for start in range(0, len(blocks), self.checkpoint_every):

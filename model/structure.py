@@ -13,7 +13,7 @@ from .config import StructureConfig
 from .frames import frames_to_atom14, torsion_angles_to_frames
 from .ipa import InvariantPointAttention
 from .outputs import StructureOutput
-from .primitives import LayerNorm, Linear
+from .primitives import LayerNorm, Linear, without_autocast
 from .rigid import Rigid
 
 _NORM_EPSILON = 1e-12  # the least squared length that a (sin, cos) pair is divided by
@@ -93,10 +93,7 @@ class StructureModule(nn.Module):
         mask: Float[Tensor, "*b N_res"],
     ) -> StructureOutput:
         """Representations, residue types 0..20 and the mask of existing residues -> every iteration's frames, torsions and atoms."""
-        if not torch.is_autocast_enabled(s.device.type):  # an exported graph has no autocast region then
-            return self._fold(s, z, aatype, mask)
-        with torch.autocast(s.device.type, enabled=False):
-            return self._fold(s, z, aatype, mask)
+        return without_autocast(self._fold, s, z, aatype, mask)
 
     def _fold(self, s: Tensor, z: Tensor, aatype: Tensor, mask: Tensor) -> StructureOutput:
         dtype = self.linear_in.weight.dtype

@@ -15,7 +15,7 @@ from .all_atom import pseudo_beta, torsion_angles
 from .config import TemplateConfig
 from .embedders import distance_bins, one_hot
 from .evoformer import PairCore
-from .primitives import LayerNorm, Linear, mask_logits
+from .primitives import LayerNorm, Linear, mask_logits, widen
 from .remat import Blocks
 from .rigid import Rigid
 
@@ -112,8 +112,8 @@ class TemplatePointwiseAttention(nn.Module):
         """The update of ``z``; exactly 0 where no template is valid."""
         q = self._split(self.linear_q(z) * self.c_hidden**-0.5).unsqueeze(-5)
         k, v = self._split(self.linear_k(t)), self._split(self.linear_v(t))
-        logits = mask_logits((q * k).sum(-1), template_mask[..., None, None, None])
-        o = (torch.softmax(logits, -4).unsqueeze(-1) * v).sum(-5).flatten(-2)
+        logits = mask_logits(widen((q * k).sum(-1)), template_mask[..., None, None, None])
+        o = (torch.softmax(logits, -4).to(v.dtype).unsqueeze(-1) * v).sum(-5).flatten(-2)
         any_valid = (template_mask.sum(-1) > 0).to(o.dtype)
         return self.linear_o(o) * any_valid[..., None, None, None]
 

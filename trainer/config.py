@@ -11,6 +11,7 @@ from typing import Any
 from ..data_store.config import DataConfig, FeatureConfig
 from ..errors import FoldlineError
 from ..model.config import ModelConfig
+from ..model.precision import POLICIES
 from ..settings import flatten, from_dict, load, to_dict
 
 
@@ -61,7 +62,7 @@ class DeepSpeedConfig:
     """How the step is spread over ranks and fitted into memory; the DeepSpeed JSON follows from it."""
 
     zero_stage: int = 2
-    precision: str = "fp32"  # or "bf16": torch autocast, fp32 master weights
+    precision: str = "fp32"  # or "bf16"; a policy of model/precision.py
     checkpoint_blocks_every: int = 1  # recompute activations of every so many blocks; 0 = keep them
     reduce_bucket_size: int = 50_000_000  # elements
     overlap_comm: bool = False
@@ -103,6 +104,7 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
 def check(config: RunConfig) -> None:
     """Raise one FoldlineError that lists every value out of range and every contradiction between sections."""
     run, optim, deepspeed = config.run, config.optim, config.deepspeed
+    trainable = [policy.name for policy in POLICIES.values() if policy.trainable]
     rules: list[tuple[bool, str]] = [
         (run.dir != "", "run.dir is empty; name a directory for the run"),
         *((getattr(run, name) >= 1, f"run.{name} = {getattr(run, name)} is below 1") for name in POSITIVE),
@@ -120,7 +122,7 @@ def check(config: RunConfig) -> None:
         (optim.clip_norm >= 0, f"optim.clip_norm = {optim.clip_norm} is negative; 0 switches clipping off"),
         *((0 <= getattr(optim, n) < 1, f"optim.{n} = {getattr(optim, n)} is not within [0, 1)") for n in ("beta1", "beta2", "ema_decay")),
         (deepspeed.zero_stage in (0, 1, 2, 3), f"deepspeed.zero_stage = {deepspeed.zero_stage} is none of 0, 1, 2, 3"),
-        (deepspeed.precision in ("fp32", "bf16"), f"deepspeed.precision = {deepspeed.precision!r} is neither fp32 nor bf16"),
+        (deepspeed.precision in trainable, f"deepspeed.precision = {deepspeed.precision!r} is none of {', '.join(trainable)}"),
         (deepspeed.checkpoint_blocks_every >= 0, f"deepspeed.checkpoint_blocks_every = {deepspeed.checkpoint_blocks_every} is negative"),
         (deepspeed.reduce_bucket_size >= 1, f"deepspeed.reduce_bucket_size = {deepspeed.reduce_bucket_size} is below 1"),
         (config.validate.every >= 0, f"validate.every = {config.validate.every} is negative; 0 validates before and after only"),

@@ -12,6 +12,7 @@ import torch.distributed as dist
 from ..cluster.ranks import RankInfo, discover
 from ..data_store.loader import TrainLoader
 from ..data_store.store import Store
+from ..model.precision import describe, find_policy
 from .advance import Stepper
 from .checkpoint import Checkpoints
 from .config import RunConfig, load_config, samples_per_step
@@ -62,6 +63,8 @@ def train(config: RunConfig, resume: bool) -> int:
         stepper = Stepper(engine, iter(loader), config, device)
         validator = Validator(config, store, loader.order.chain_ids, device)
         recorder.start(step if resume else None, mlflow_run, deepspeed_json(config, ranks.world), rank_map(ranks.describe()))
+        for line in describe(find_policy(config.deepspeed.precision)):
+            recorder.say(line)
         if step >= config.run.steps:
             recorder.say(f"all {config.run.steps} steps are done; raise run.steps to go on")
         if step == 0:

@@ -13,6 +13,7 @@ from ..model.alphafold import AlphaFold, run_cycles
 from ..model.losses.total import AlphaFoldLoss, scale_by_length
 from ..model.metrics import lddt_ca
 from ..model.outputs import Loss
+from ..model.precision import apply_precision, find_policy
 from ..model.remat import checkpoint_blocks
 from .config import RunConfig
 
@@ -35,6 +36,7 @@ class TrainingStep(nn.Module):
         self.model = AlphaFold(config.model)
         self.loss = AlphaFoldLoss(config.model)
         checkpoint_blocks(self.model, config.deepspeed.checkpoint_blocks_every)
+        apply_precision(self.model, find_policy(config.deepspeed.precision))
 
     def forward(self, batch: TrainBatch) -> StepOutput:
         """All passes of the batch, only the last of them differentiated; means over the batch dimension."""
