@@ -45,7 +45,8 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     args = parser.parse_args()
     device = torch.device(args.device)
-    print("| policy | chain | residues | pLDDT | distogram | Cα, Å | 1 - lDDT-Cα |\n| --- | --- | --- | --- | --- | --- | --- |")
+    print("| policy | chain | residues | pLDDT | distogram | Cα, Å | 1 - lDDT-Cα | worst pLDDT | worst probability |")
+    print("| --- " * 9 + "|")
     with tempfile.TemporaryDirectory() as folder:
         store = demo_store(Path(folder))
         exact = {}

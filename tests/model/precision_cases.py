@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import NamedTuple
 
@@ -28,6 +29,8 @@ class Errors(NamedTuple):
     distogram: float
     rmsd: float  # ångström, frames as they come out: bfloat16 must not move the protein either
     lddt: float  # 1 - lDDT-Cα, 0..1
+    worst_plddt: float = math.inf  # of a residue
+    worst_probability: float = math.inf  # of a pair and bin
 
 
 def demo_store(folder: Path) -> Store:
@@ -45,10 +48,13 @@ def passes(store: Store, chain: str, config: FeatureConfig, n_cycles: int) -> tu
 def errors(found: ModelOutput, exact: ModelOutput) -> Errors:
     """How far ``found`` is from ``exact``."""
     ours, theirs = (out.structure.positions[:, CA] for out in (found, exact))
+    plddt = (compute_plddt(found.plddt) - compute_plddt(exact.plddt)).abs()
     change = found.distogram.float().softmax(-1) - exact.distogram.softmax(-1)
     return Errors(
-        plddt=float((compute_plddt(found.plddt) - compute_plddt(exact.plddt)).abs().mean()),
+        plddt=float(plddt.mean()),
         distogram=float(change.abs().sum(-1).mean() / 2),
         rmsd=float((ours - theirs).square().sum(-1).mean().sqrt()),
         lddt=1.0 - float(lddt_ca(ours, theirs, torch.ones(len(ours))).mean),
+        worst_plddt=float(plddt.max()),
+        worst_probability=float(change.abs().max()),
     )
