@@ -9,7 +9,9 @@ from typing import ClassVar
 
 @dataclass(frozen=True)
 class EmbedderConfig:
-    """Input, relative-position and recycling embedders (Algorithms 3-5, 32)."""
+    """Input, relative-position and recycling embedders (Algorithms 3-5, 32). Preset ``multimer``: chains told apart."""
+
+    PRESETS: ClassVar[dict[str, Callable[[], EmbedderConfig]]] = {}
 
     max_relative: int = 32
     use_chain_relative: bool = False  # AF2-Multimer's encoding from asym_id, entity_id, sym_id
@@ -127,6 +129,14 @@ class ModelConfig:
     structure: StructureConfig = field(default_factory=StructureConfig)
     heads: HeadsConfig = field(default_factory=HeadsConfig)
     loss: LossConfig = field(default_factory=LossConfig)
+
+
+def multimer_embedder() -> EmbedderConfig:
+    """Relative positions within a chain, and of chains and entities, as AF2-Multimer encodes them (Evans et al. 2021)."""
+    return EmbedderConfig(use_chain_relative=True)
+
+
+EmbedderConfig.PRESETS.update(multimer=multimer_embedder)
 
 
 def _with_ptm(config: ModelConfig) -> ModelConfig:

@@ -46,6 +46,12 @@ def test_values_lie_over_presets_and_overrides_over_values(tmp_path: Path) -> No
     assert config.model.evoformer.c_hidden_outer == tiny().evoformer.c_hidden_outer
 
 
+def test_a_sub_network_has_presets_of_its_own(tmp_path: Path) -> None:
+    config = load(tmp_path, '[model]\npreset = "tiny"\n[model.embedder]\npreset = "multimer"\nmax_relative_chain = 3\n')
+    assert (config.model.embedder.use_chain_relative, config.model.embedder.max_relative_chain) == (True, 3)
+    assert config.model.evoformer == tiny().evoformer
+
+
 @pytest.mark.parametrize(
     ("text", "override", "words"),
     [
