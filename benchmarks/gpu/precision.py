@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import NamedTuple
@@ -11,6 +9,7 @@ from typing import NamedTuple
 import torch
 
 from foldline.model.alphafold import AlphaFold
+from foldline.model.precision import apply_precision, find_policy
 
 
 class Bounds(NamedTuple):
@@ -39,23 +38,15 @@ MODES = {
 def arithmetic(mode: str, device: str, model: AlphaFold | None = None) -> Iterator[None]:
     """Run the body in ``mode``: TF32 only for "tf32" (CUDA alone has it), bfloat16 only for "bf16".
 
-    ``model`` follows model/precision.py where this checkout has it; otherwise, and for single modules, bfloat16 is torch's autocast.
+    ``model`` is put under the precision policy of that name, and keeps it; for single modules bfloat16 is torch's autocast.
     """
     before = torch.get_float32_matmul_precision()
     if device == "cuda":
         torch.set_float32_matmul_precision("high" if mode == "tf32" else "highest")
-    by_policy = model is not None and set_policy(model, "bf16" if mode == "bf16" else "fp32")
+    if model is not None:
+        apply_precision(model, find_policy("bf16" if mode == "bf16" else "fp32"))
     try:
-        with torch.autocast(device, dtype=torch.bfloat16, enabled=mode == "bf16" and not by_policy):
+        with torch.autocast(device, dtype=torch.bfloat16, enabled=mode == "bf16" and model is None):
             yield
     finally:
         torch.set_float32_matmul_precision(before)
-
-
-def set_policy(model: AlphaFold, name: str) -> bool:
-    """Put ``model`` under the precision policy of that name; False where this checkout has no such policies."""
-    if importlib.util.find_spec("foldline.model.precision") is None:
-        return False
-    precision = importlib.import_module("foldline.model.precision")
-    precision.apply_precision(model, precision.find_policy(name))
-    return True
