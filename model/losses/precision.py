@@ -9,6 +9,8 @@ from typing import Any, ParamSpec, TypeVar
 import torch
 from torch import Tensor
 
+from ..primitives import widen
+
 P = ParamSpec("P")
 R = TypeVar("R")
 
@@ -32,7 +34,7 @@ def _widen(value: Any) -> Any:
     if isinstance(value, tuple):
         fields = tuple(_widen(field) for field in value)
         return type(value)(*fields) if hasattr(value, "_fields") else fields
-    return value.float() if isinstance(value, Tensor) and value.dtype in (torch.bfloat16, torch.float16) else value
+    return widen(value) if isinstance(value, Tensor) else value
 
 
 def _devices(values: tuple[object, ...]) -> Iterator[str]:
