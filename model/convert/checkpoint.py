@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ...errors import FoldlineError
+from ..weights import whole_file
 
 # Where training codes keep the parameters, in the order they are looked for: the averaged ones before the raw ones.
 HOLDERS = ("ema", "params", "state_dict", "module", "model")
@@ -39,13 +39,8 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
 
 def write_checkpoint(path: Path, tensors: Mapping[str, Tensor]) -> None:
     """Write a plain state dict; the file appears whole or not at all."""
-    partial = path.with_name(f"{path.name}.partial")
-    try:
+    with whole_file(path, "parameters", RuntimeError) as partial:
         torch.save(dict(tensors), partial)
-        os.replace(partial, path)
-    except (OSError, RuntimeError) as error:
-        partial.unlink(missing_ok=True)
-        raise FoldlineError(f"cannot write parameters to {path}: {error}") from None
 
 
 def _parameters(found: Any, path: Path) -> dict[str, Tensor]:

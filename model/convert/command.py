@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import zipfile
 from pathlib import Path
 
@@ -12,7 +11,7 @@ from torch import Tensor
 from ...errors import FoldlineError
 from ...settings import nearest
 from ..config import ModelConfig
-from ..weights import read_weights, save_weights
+from ..weights import read_weights, save_weights, whole_file
 from .checkpoint import read_checkpoint, write_checkpoint
 from .deepmind import is_fused, load_deepmind, to_deepmind
 from .openfold import Layout, load_openfold, to_openfold, without_prefixes
@@ -77,11 +76,5 @@ def read_npz(path: Path) -> dict[str, np.ndarray]:
 
 def write_npz(path: Path, arrays: dict[str, np.ndarray]) -> None:
     """Write an npz; the file appears whole or not at all."""
-    partial = path.with_name(f"{path.name}.partial")
-    try:
-        with partial.open("wb") as file:
-            np.savez(file, **arrays)  # type: ignore[arg-type]
-        os.replace(partial, path)
-    except OSError as error:
-        partial.unlink(missing_ok=True)
-        raise FoldlineError(f"cannot write parameters to {path}: {error}") from None
+    with whole_file(path, "parameters") as partial, partial.open("wb") as file:
+        np.savez(file, **arrays)  # type: ignore[arg-type]
