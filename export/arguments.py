@@ -1,0 +1,42 @@
+"""The sub-commands of `export` for the script: argparse alone here, each command one lazy import and one call."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+
+def add_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add `export`, `fold`."""
+    _export(commands)
+    _fold(commands)
+
+
+def _export(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    sub = commands.add_parser("export", help="trained weights -> ONNX -> engine -> gated bundle")
+    sub.add_argument("--run", type=Path, required=True, dest="run_dir", help="run directory of `foldline train`")
+    sub.add_argument("--out", type=Path, required=True, help="bundle to create (must not exist)")
+    sub.add_argument("--engine", choices=("auto", "onnxruntime", "tensorrt", "tensorrt_rtx"), default="auto")
+    sub.set_defaults(run=_run_export)
+
+
+def _run_export(args: argparse.Namespace) -> int:
+    from .command import export_command
+
+    return export_command(args.run_dir, args.out, args.engine)
+
+
+def _fold(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    sub = commands.add_parser("fold", help="fold proteins with a bundle: mmCIF, PAE json, HTML report")
+    sub.add_argument("source", type=Path, help="folder or file: A3M, with NAME.cif|.pdb beside it for comparison")
+    sub.add_argument("--bundle", type=Path, required=True)
+    sub.add_argument("--out", type=Path, required=True, help="folder for the results (must not hold any)")
+    sub.add_argument("--recycles", type=int, default=3, help="passes after the first")
+    sub.add_argument("--seed", type=int, default=0)
+    sub.set_defaults(run=_run_fold)
+
+
+def _run_fold(args: argparse.Namespace) -> int:
+    from .fold import fold_command
+
+    return fold_command(args.source, args.bundle, args.out, args.recycles, args.seed)
