@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 from ..errors import FoldlineError
+from .features.msa import unique_rows
 from .parse.a3m import encode_letters, fasta_records, query_only
 from .parse.structure import ParsedChain, ParsedStructure, read_structure
 from .parse.text import read_source, stem_and_kind
@@ -19,7 +21,7 @@ def read_fold_input(path: Path) -> list[ChainRecord]:
 
     An A3M gives one record named after its file; a FASTA file one per sequence, with the query alone as MSA. A structure of the same
     name (NAME.cif, .pdb; or PDBID.cif for PDBID_CHAIN) gives the coordinates to compare with, otherwise all atoms are masked; a structure
-    alone gives its own sequence. Files of other kinds are left out. Raises FoldlineError for any of these files that cannot be read and
+    alone gives its own sequence. Files of other kinds are left out. A row that an alignment repeats counts once. Raises FoldlineError for any of these files that cannot be read and
     when there is nothing to fold.
     """
     if path.is_dir():
@@ -48,6 +50,7 @@ def read_fold_input(path: Path) -> list[ChainRecord]:
     for name in names:
         if names.count(name) > 1:
             raise FoldlineError(f"{path} gives '{name}' twice; give each protein one name and one file")
+    records = [replace(record, msas=unique_rows(record.msas)) for record in records]
     return sorted(records, key=lambda record: record.metadata.chain_id)
 
 

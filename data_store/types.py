@@ -36,7 +36,7 @@ class ChainMetadata:
 
 @dataclass(frozen=True)
 class Msa:
-    """One alignment of a chain; row 0 is the query.
+    """One alignment of a chain. Row 0 of a chain's first one is the query; no row comes twice in a chain's alignments (``unique_rows``).
 
     ``rows`` uint8 [depth, N_res] residue types 0..21 (21 = gap); ``deletions`` uint8 [depth, N_res] residues deleted to the left of
     each column, clipped at 255.

@@ -11,21 +11,37 @@ from ..types import Msa
 N_TYPES = 22  # 20 residue types, X, gap
 
 
+def unique_rows(msas: Sequence[Msa]) -> tuple[Msa, ...]:
+    """The alignments without any row that came before, in the same or an earlier one, whatever its deletions; the first one stays.
+
+    An alignment of which nothing is left is dropped. Done once, when a chain is read or stored, so that no sample has to: all later
+    steps take a chain's rows as unique. Alignments without repeats come back as they are.
+    """
+    seen: set[bytes] = set()
+    unique = []
+    for msa in msas:
+        rows = np.ascontiguousarray(msa.rows, np.uint8)
+        keep = []
+        for index, key in enumerate(rows.view(f"V{max(1, rows.shape[1])}")[:, 0].tolist()):
+            if key not in seen:
+                seen.add(key)
+                keep.append(index)
+        if len(keep) == len(rows):
+            unique.append(msa)
+        elif keep:
+            unique.append(Msa(msa.name, rows[keep], msa.deletions[keep]))
+    return tuple(unique)
+
+
 def merge_msas(msas: Sequence[Msa]) -> tuple[np.ndarray, np.ndarray]:
     """Stack alignments in order and drop every row whose aligned residues were seen before, whatever its deletions.
 
     Returns uint8 rows and deletions, both [depth, N_res]; row 0 stays the query.
     """
-    rows = np.concatenate([msa.rows for msa in msas]) if len(msas) > 1 else msas[0].rows
-    deletions = np.concatenate([msa.deletions for msa in msas]) if len(msas) > 1 else msas[0].deletions
-    rows = np.ascontiguousarray(rows, np.uint8)
-    first: dict[bytes, int] = {}
-    for index, key in enumerate(rows.view(f"V{rows.shape[1]}")[:, 0].tolist()):
-        first.setdefault(key, index)
-    if len(first) == len(rows):
-        return rows, deletions
-    keep = np.fromiter(first.values(), np.int64, len(first))
-    return rows[keep], deletions[keep]
+    unique = unique_rows(msas)
+    if len(unique) == 1:
+        return np.ascontiguousarray(unique[0].rows, np.uint8), unique[0].deletions
+    return np.concatenate([msa.rows for msa in unique]), np.concatenate([msa.deletions for msa in unique])
 
 
 def keep_after_block_deletion(depth: int, fraction: float, count: int, rng: np.random.Generator) -> np.ndarray:

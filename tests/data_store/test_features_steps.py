@@ -9,7 +9,7 @@ from foldline.data_store.features import clusters as clusters_module
 from foldline.data_store.features.clusters import nearest_clusters, pack_rows, summarize_clusters
 from foldline.data_store.features.crop import crop_window, pad
 from foldline.data_store.features.masking import MASK_TOKEN, mask_msa
-from foldline.data_store.features.msa import keep_after_block_deletion, keep_at_random, merge_msas, residue_profile, split_rows
+from foldline.data_store.features.msa import keep_after_block_deletion, keep_at_random, merge_msas, residue_profile, split_rows, unique_rows
 from foldline.data_store.features.msa_feat import deletion_value, make_msa_feat, make_target_feat
 from foldline.data_store.features.targets import make_targets
 from foldline.data_store.features.templates import choose_templates, template_features
@@ -31,6 +31,19 @@ def test_merging_keeps_the_first_of_equal_rows_in_order(deep: ChainRecord) -> No
         seen.setdefault(row.tobytes(), index)
     np.testing.assert_array_equal(rows, msa.rows[list(seen.values())])
     np.testing.assert_array_equal(deletions, msa.deletions[list(seen.values())])
+
+
+def test_unique_rows_keep_the_first_across_alignments_and_their_names(deep: ChainRecord) -> None:
+    msa = deep.msas[0]
+    cut = len(msa.rows) // 2
+    first, second = Msa("first", msa.rows[:cut], msa.deletions[:cut]), Msa("second", msa.rows[cut - 3 :], msa.deletions[cut - 3 :] + 1)
+    unique = unique_rows([first, second, Msa("again", first.rows, first.deletions)])
+    assert [m.name for m in unique] == ["first", "second"]
+    together = [row.tobytes() for m in unique for row in m.rows]
+    assert together == list(dict.fromkeys(row.tobytes() for row in msa.rows))
+    deletions = {row.tobytes(): d for row, d in zip(first.rows[::-1], first.deletions[::-1], strict=True)}
+    assert all(np.array_equal(d, deletions[row.tobytes()]) for row, d in zip(unique[0].rows, unique[0].deletions, strict=True))
+    assert all(a is b for a, b in zip(unique_rows(unique), unique, strict=True))
 
 
 @pytest.mark.parametrize("depth", [1, 2, 10, 1000])
