@@ -7,6 +7,9 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from ..errors import FoldlineError
+from ..settings import nearest
+
+CROP_MODES = ("contiguous", "spatial")
 
 
 @dataclass(frozen=True)
@@ -19,6 +22,7 @@ class FeatureConfig:
     PRESETS: ClassVar[dict[str, Callable[[], FeatureConfig]]] = {}
 
     crop_size: int = 256  # residues of a training sample
+    crop_mode: str = "contiguous"  # a window of the sequence; or "spatial": the residues nearest to a random one
     max_msa_clusters: int = 124
     max_extra_msa: int = 1024
     max_templates: int = 4  # 0: no templates
@@ -36,6 +40,9 @@ class FeatureConfig:
     distillation_min_plddt: float = 50.0  # residues below it are no targets
 
     def __post_init__(self) -> None:
+        _require(
+            self.crop_mode in CROP_MODES, "features", "crop_mode", self.crop_mode, f"is not known; {nearest(self.crop_mode, CROP_MODES)}"
+        )
         for name in ("crop_size", "max_msa_clusters", "max_extra_msa", "template_pool", "distillation_max_msa"):
             _require(getattr(self, name) >= 1, "features", name, getattr(self, name), "must be at least 1")
         for name in ("max_templates", "max_recycles", "block_delete_count"):
