@@ -21,8 +21,8 @@ def read_fold_input(path: Path) -> list[ChainRecord]:
 
     An A3M gives one record named after its file; a FASTA file one per sequence, with the query alone as MSA. A structure of the same
     name (NAME.cif, .pdb; or PDBID.cif for PDBID_CHAIN) gives the coordinates to compare with, otherwise all atoms are masked; a structure
-    alone gives its own sequence. Files of other kinds are left out. A row that an alignment repeats counts once. Raises FoldlineError for any of these files that cannot be read and
-    when there is nothing to fold.
+    alone gives its own sequence. Files of other kinds are left out, and so are rows that an alignment repeats. Raises FoldlineError for
+    any of these files that cannot be read and when there is nothing to fold.
     """
     if path.is_dir():
         folder = scan(path)
