@@ -89,3 +89,8 @@ def encode_sequence(sequence: str) -> np.ndarray:
 def decode_sequence(aatype: np.ndarray) -> str:
     """Residue types [N_res] -> one-letter codes; 21 becomes '-'."""
     return "".join(RESTYPES_X_GAP[int(i)] for i in aatype)
+
+
+def largest_share(aatype: np.ndarray) -> float:
+    """The share of the most frequent residue type in a chain of at least one residue, 0..1 (AF2 supplement 1.2.5 drops those above 0.8)."""
+    return float(np.bincount(aatype).max() / len(aatype))

@@ -49,6 +49,7 @@ INDEX_ARRAYS: dict[str, ArraySpec] = {
     "n_msas": ArraySpec("chains", "int32", (), *_INDEX),
     "n_templates": ArraySpec("chains", "int32", (), *_INDEX),  # -1: no template search was made
     "has_plddt": ArraySpec("chains", "uint8", (), *_INDEX),
+    "largest_share": ArraySpec("chains", "float32", (), *_INDEX),  # of the most frequent residue type, 0..1: a filter of training
     "resolution": ArraySpec("chains", "float64", (), *_INDEX),
     "weight": ArraySpec("chains", "float64", (), *_INDEX),
     "asym_id": ArraySpec("chains", "int32", (), *_INDEX),

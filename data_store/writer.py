@@ -14,7 +14,7 @@ from ..errors import FoldlineError
 from .arrays import ArrayAppender, create_group
 from .digest import content_digest, record_digest
 from .manifest import write_manifest
-from .residues import N_ATOM37, decode_sequence
+from .residues import N_ATOM37, decode_sequence, largest_share
 from .schema import ALL_ARRAYS, DATA_ARRAYS, METADATA_NUMBERS, METADATA_TEXT, SCHEMA_VERSION
 from .types import ChainRecord, Msa, Templates
 
@@ -81,6 +81,7 @@ class StoreWriter:
         index["n_msas"].append(len(record.msas))
         index["n_templates"].append(-1 if templates is None else len(templates.aatype))
         index["has_plddt"].append(int(record.plddt is not None))
+        index["largest_share"].append(largest_share(record.aatype))
         index["sha256"].append(np.frombuffer(self._digests[metadata.chain_id], np.uint8))
         index["msa_depth"].extend(len(msa.rows) for msa in record.msas)
         self._text["msa_name"].extend(msa.name for msa in record.msas)
