@@ -49,7 +49,11 @@ def parse_a3m(data: bytes, where: str) -> ParsedA3m:
     query's is dropped and counted in ``notes``. Raises FoldlineError when there is no query, the query has gaps or insertions, or
     more than half of the rows do not fit.
     """
-    records = fasta_records(data, where)
+    return fit_rows(fasta_records(data, where), where)
+
+
+def fit_rows(records: list[tuple[str, bytes]], where: str) -> ParsedA3m:
+    """(name, A3M row) pairs, the query first, by the rules of ``parse_a3m``."""
     names, sequences = [name for name, _ in records], [sequence for _, sequence in records]
     query = _query(sequences[0], where)
     problems: Counter[str] = Counter()

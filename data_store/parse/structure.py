@@ -61,6 +61,44 @@ def read_structure(path: Path) -> ParsedStructure:
 
     Raises FoldlineError when the file is damaged, holds no coordinates or no protein chain.
     """
+    opened = open_structure(path)
+    found = (opened.chain(name) for name in opened.chain_names)
+    chains = {chain.name: chain for chain in found if chain is not None}
+    if not chains:
+        raise FoldlineError(f"{path.name} holds no protein chain (only nucleic acids, ligands or water)")
+    info = {"_exptl.method": "", "_struct.title": "", "_entry.id": "", **dict(opened.structure.info)}
+    return ParsedStructure(
+        chains=chains,
+        entry_id=info["_entry.id"].strip().lower(),
+        release_date=opened.release_date,
+        resolution=float(opened.structure.resolution),
+        method=_one_line(info["_exptl.method"]),
+        title=_one_line(info["_struct.title"]),
+    )
+
+
+class OpenStructure:
+    """A file whose chains are taken out one at a time: for a reader that wants one chain of many, or the date alone."""
+
+    def __init__(self, structure: gemmi.Structure, release_date: str, notes: tuple[str, ...]) -> None:
+        self.structure, self.release_date, self._notes = structure, release_date, notes
+        self._chains: dict[str, ParsedChain | None] = {}
+
+    @property
+    def chain_names(self) -> tuple[str, ...]:
+        """Author ids of all chains of the first model, proteins or not."""
+        return tuple(chain.name for chain in self.structure[0])
+
+    def chain(self, name: str) -> ParsedChain | None:
+        """The protein of author chain ``name``, parsed once; None when there is no such chain or no protein in it."""
+        if name not in self._chains:
+            found = next((chain for chain in self.structure[0] if chain.name == name), None)
+            self._chains[name] = None if found is None else _protein(self.structure, found, self._notes)
+        return self._chains[name]
+
+
+def open_structure(path: Path) -> OpenStructure:
+    """Open a file as ``read_structure`` does, without parsing its chains. Raises FoldlineError when it is damaged or has no coordinates."""
     data = read_source(path)
     kind = stem_and_kind(path)[1]
     if kind not in (*MMCIF_KINDS, *PDB_KINDS):
@@ -71,19 +109,7 @@ def read_structure(path: Path) -> ParsedStructure:
     structure.merge_chain_parts()
     structure.setup_entities()
     structure.assign_label_seq_id()
-    found = (_protein(structure, chain, notes) for chain in structure[0])
-    chains = {chain.name: chain for chain in found if chain is not None}
-    if not chains:
-        raise FoldlineError(f"{path.name} holds no protein chain (only nucleic acids, ligands or water)")
-    info = {"_exptl.method": "", "_struct.title": "", "_entry.id": "", _DEPOSITED: "", **dict(structure.info)}
-    return ParsedStructure(
-        chains=chains,
-        entry_id=info["_entry.id"].strip().lower(),
-        release_date=release_date or _iso(info[_DEPOSITED]),
-        resolution=float(structure.resolution),
-        method=_one_line(info["_exptl.method"]),
-        title=_one_line(info["_struct.title"]),
-    )
+    return OpenStructure(structure, release_date or _iso(dict(structure.info).get(_DEPOSITED, "")), notes)
 
 
 def _from_mmcif(path: Path, data: bytes) -> tuple[gemmi.Structure, str, tuple[str, ...]]:
