@@ -44,7 +44,8 @@ class TrainLoader:
     """Endless iterator over the micro-batches of one rank, from step ``start_step`` on.
 
     Sample i of rank r in step s is the one at position (s x world + r) x micro_batch + i of the run's order, so ranks never share
-    a sample and together see what one rank with a larger micro-batch would. Use as a context manager, or call ``close``.
+    a sample and together see what one rank with a larger micro-batch would. ``accumulate`` steps in a row have the same number of passes:
+    they are one step of the optimizer. Use as a context manager, or call ``close``.
 
     Raises FoldlineError for a store that is not there, chain ids that it lacks, and a selection without any chain; while iterating, for
     a sample that cannot be made, which ends the iteration.
@@ -60,11 +61,13 @@ class TrainLoader:
         world: int = 1,
         micro_batch: int = 1,
         start_step: int = 0,
+        accumulate: int = 1,
     ) -> None:
-        if not (0 <= rank < world and micro_batch >= 1 and start_step >= 0):
+        if not (0 <= rank < world and micro_batch >= 1 and start_step >= 0 and accumulate >= 1):
             raise FoldlineError(f"rank {rank} of {world}, micro-batch {micro_batch}, step {start_step}: not a place in a run")
         self.order = open_order(store_path, data, features)
         self._place = (rank, world, micro_batch)
+        self._accumulate = accumulate
         self._batch = micro_batch
         self._pool = SamplePool(store_path, features, data.workers, data.prefetch * micro_batch) if data.workers else None
         tasks = self._tasks(start_step)
@@ -100,7 +103,7 @@ class TrainLoader:
         for step in count(start_step):
             first = (step * world + rank) * micro_batch
             for position in range(first, first + micro_batch):
-                yield self.order.task(position, step)
+                yield self.order.task(position, step // self._accumulate)
 
 
 def open_order(store_path: Path, data: DataConfig, features: FeatureConfig) -> SampleOrder:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,10 +15,20 @@ from ..errors import FoldlineError
 State = tuple[Tensor, ...]
 
 
+# Runs function(*arguments) now and again in the backward pass. The arguments are tensors: DeepSpeed's looks for them there and nowhere deeper.
+Recompute = Callable[..., Any]
+
+
+def recompute(function: Callable[..., State], *arguments: Tensor) -> State:
+    """torch's recomputation, the variant that hooks saved tensors."""
+    return checkpoint(function, *arguments, use_reentrant=False)  # type: ignore[no-any-return]
+
+
 class Blocks(nn.ModuleList):
     """The blocks of a stack, run in order. A block is called with (*state, *context) and returns the new state, a tensor or a tuple."""
 
     checkpoint_every: int = 0
+    recompute: Recompute = staticmethod(recompute)
     state_dtype: torch.dtype | None = None  # what the state is added up in; None: whatever comes in
 
     def run(self, state: State, *context: Tensor) -> State:
@@ -27,8 +39,14 @@ class Blocks(nn.ModuleList):
         if not (self.checkpoint_every and self.training and torch.is_grad_enabled()):
             return _run(blocks, state, context)
         for start in range(0, len(blocks), self.checkpoint_every):
-            state = checkpoint(_run, blocks[start : start + self.checkpoint_every], state, context, use_reentrant=False)
+            result = self.recompute(partial(_run_flat, blocks[start : start + self.checkpoint_every], len(state)), *state, *context)
+            state = result if isinstance(result, tuple) else (result,)
         return state
+
+
+def _run_flat(blocks: Sequence[nn.Module], width: int, *tensors: Tensor) -> State:
+    """``_run`` on the state's ``width`` tensors followed by the context's."""
+    return _run(blocks, tensors[:width], tensors[width:])
 
 
 def _run(blocks: Sequence[nn.Module], state: State, context: State) -> State:
@@ -38,8 +56,8 @@ def _run(blocks: Sequence[nn.Module], state: State, context: State) -> State:
     return state
 
 
-def checkpoint_blocks(model: nn.Module, every: int) -> int:
-    """Checkpoint segments of ``every`` blocks in each stack of ``model`` (0: none); returns the number of stacks.
+def checkpoint_blocks(model: nn.Module, every: int, by: Recompute = recompute) -> int:
+    """Checkpoint segments of ``every`` blocks in each stack of ``model`` (0: none), ``by`` torch or another; returns the number of stacks.
 
     Has no effect in eval mode or without gradients. Raises FoldlineError for a negative ``every``.
     """
@@ -48,4 +66,5 @@ def checkpoint_blocks(model: nn.Module, every: int) -> int:
     stacks = [module for module in model.modules() if isinstance(module, Blocks)]
     for stack in stacks:
         stack.checkpoint_every = every
+        stack.recompute = by
     return len(stacks)

@@ -17,7 +17,8 @@ from torch import Tensor
 from ..data_store.types import TrainBatch
 from ..errors import FoldlineError
 from ..model.outputs import Loss
-from .config import RunConfig, samples_per_step
+from .clipping import make_gradients
+from .config import RunConfig, passes_per_step, samples_per_step
 from .optimizer import learning_rate, set_learning_rate
 from .step import StepOutput, to_device
 
@@ -46,7 +47,9 @@ class Stepper:
         self._config = config
         self._device = device
         self._stop = StopRequest()
+        self._passes = passes_per_step(config, dist.get_world_size())
         self._samples = samples_per_step(config, dist.get_world_size())
+        self._gradients = make_gradients(engine, config)
 
     def advance(self, step: int) -> dict[str, float]:
         """Take optimizer step number ``step`` (from 1) and return its metrics, means over all ranks' samples. Collective.
@@ -58,18 +61,19 @@ class Stepper:
         positions: list[int] = []
         rate = learning_rate(step * self._samples, self._config.optim)
         set_learning_rate(self._engine.optimizer, rate)
-        for part in range(self._config.run.accumulate):
-            batch = next(self._batches)
-            clock.lap("data_wait")
-            torch.manual_seed(_seed(self._config.run.seed, step, part, dist.get_rank()))
-            output: StepOutput = self._engine(to_device(batch, self._device))
-            clock.lap("forward")
-            self._engine.backward(output.scaled)
-            clock.lap("backward")
-            outputs.append(output)
-            positions += batch.position.flatten().tolist()
-            if part + 1 < self._config.run.accumulate:
-                self._engine.step()  # only counts: the optimizer waits for the last part
+        with self._gradients.collecting():
+            for left in reversed(range(self._passes)):
+                parts = self._gradients.split(next(self._batches))
+                clock.lap("data_wait")
+                for part in parts:
+                    places = part.position.flatten().tolist()
+                    torch.manual_seed(_seed(self._config.run.seed, *places))  # dropout, alike for every number of ranks
+                    output: StepOutput = self._engine(to_device(part, self._device))
+                    clock.lap("forward")
+                    self._gradients.backward(output.scaled, last=left == 0 and part is parts[-1])
+                    clock.lap("backward")
+                    outputs.append(output)
+                    positions += places
         metrics = self._agree(outputs, step, positions)
         norm = self._gradient_norm()
         self._engine.step()
@@ -77,7 +81,8 @@ class Stepper:
         if not math.isfinite(norm):
             raise FoldlineError(f"step {step}: the gradient's norm is {norm}; {REMEDY}")
         clock.lap("optimizer")
-        return metrics | {"optim/grad_norm": norm, "optim/lr": rate} | clock.metrics(self._samples)
+        metrics |= {"optim/grad_norm": norm, "optim/lr": rate} | self._gradients.metrics(norm)
+        return metrics | clock.metrics(self._samples)
 
     def _agree(self, outputs: list[StepOutput], step: int, positions: list[int]) -> dict[str, float]:
         """Average the parts' terms over ranks, learn whether any rank is to stop, and refuse a loss that is not finite."""

@@ -26,7 +26,8 @@ class OptimConfig:
     beta1: float = 0.9
     beta2: float = 0.999
     eps: float = 1e-6
-    clip_norm: float = 0.1  # global norm of the step's averaged gradient; 0 = no clipping
+    clip: str = "batch"  # norm of the step's averaged gradient; "sample" = of each sample's gradient, as AF2; "none"
+    clip_norm: float = 0.1
     ema_decay: float = 0.999
 
 
@@ -39,6 +40,9 @@ class RunSection:
     seed: int = 0
     micro_batch: int = 1  # samples per rank and pass
     accumulate: int = 1  # passes per optimizer step
+    batch: int = 0  # samples per optimizer step over all ranks, in place of ``accumulate``; 0 = micro_batch x accumulate x ranks
+    init_weights: str = ""  # safetensors to start from; "" = random
+    init_fresh: tuple[str, ...] = ()  # modules of the network that ``init_weights`` may lack, e.g. "heads.pae"
     checkpoint_every: int = 100  # steps
     keep_last: int = 3  # checkpoints
     log_every: int = 10  # steps between printed lines
@@ -64,6 +68,8 @@ class DeepSpeedConfig:
     zero_stage: int = 2
     precision: str = "fp32"  # or "bf16"; a policy of model/precision.py
     checkpoint_blocks_every: int = 1  # recompute activations of every so many blocks; 0 = keep them
+    checkpointing: str = "torch"  # whose recomputation: "torch" or "deepspeed"
+    offload_optimizer: bool = False  # Adam's state and step on the host: less GPU memory, a slower step
     reduce_bucket_size: int = 50_000_000  # elements
     overlap_comm: bool = False
 
@@ -119,11 +125,26 @@ def check(config: RunConfig) -> None:
         (optim.lr > 0, f"optim.lr = {optim.lr} is not above 0"),
         (optim.warmup_samples >= 0, f"optim.warmup_samples = {optim.warmup_samples} is negative"),
         (0 < optim.decay <= 1, f"optim.decay = {optim.decay} is not within (0, 1]"),
-        (optim.clip_norm >= 0, f"optim.clip_norm = {optim.clip_norm} is negative; 0 switches clipping off"),
+        (optim.clip in ("sample", "batch", "none"), f"optim.clip = {optim.clip!r} is none of sample, batch, none"),
+        (optim.clip_norm > 0, f'optim.clip_norm = {optim.clip_norm} is not above 0; optim.clip = "none" switches clipping off'),
+        (run.batch >= 0, f"run.batch = {run.batch} is negative; 0 leaves it to run.accumulate"),
+        (
+            run.batch == 0 or run.accumulate == 1,
+            f"run.batch = {run.batch} and run.accumulate = {run.accumulate} both say how many passes a step takes; give one of them",
+        ),
+        (run.init_weights != "" or not run.init_fresh, f"run.init_fresh = {list(run.init_fresh)} without run.init_weights says nothing"),
         *((0 <= getattr(optim, n) < 1, f"optim.{n} = {getattr(optim, n)} is not within [0, 1)") for n in ("beta1", "beta2", "ema_decay")),
         (deepspeed.zero_stage in (0, 1, 2, 3), f"deepspeed.zero_stage = {deepspeed.zero_stage} is none of 0, 1, 2, 3"),
         (deepspeed.precision in trainable, f"deepspeed.precision = {deepspeed.precision!r} is none of {', '.join(trainable)}"),
         (deepspeed.checkpoint_blocks_every >= 0, f"deepspeed.checkpoint_blocks_every = {deepspeed.checkpoint_blocks_every} is negative"),
+        (
+            deepspeed.checkpointing in ("torch", "deepspeed"),
+            f"deepspeed.checkpointing = {deepspeed.checkpointing!r} is none of torch, deepspeed",
+        ),
+        (
+            not deepspeed.offload_optimizer or deepspeed.zero_stage > 0,
+            "deepspeed.offload_optimizer needs deepspeed.zero_stage 1, 2 or 3",
+        ),
         (deepspeed.reduce_bucket_size >= 1, f"deepspeed.reduce_bucket_size = {deepspeed.reduce_bucket_size} is below 1"),
         (config.validate.every >= 0, f"validate.every = {config.validate.every} is negative; 0 validates before and after only"),
         (config.validate.recycles >= 0, f"validate.recycles = {config.validate.recycles} is negative"),
@@ -139,7 +160,7 @@ def check(config: RunConfig) -> None:
 
 POSITIVE = ("steps", "micro_batch", "accumulate", "checkpoint_every", "keep_last", "log_every")
 # A resumed run keeps these; the rest (how long, how often, where logs go) may change between starts.
-FIXED = ("model", "data", "features", "optim", "run.seed", "run.micro_batch", "run.accumulate")
+FIXED = ("model", "data", "features", "optim", "run.seed", "run.micro_batch", "run.accumulate", "run.batch")
 # A store may move and be read by more workers; its content hash is compared instead.
 FREE = ("data.store", "data.workers", "data.prefetch")
 
@@ -151,9 +172,22 @@ def changed_keys(saved: Mapping[str, Any], config: RunConfig) -> list[str]:
     return [f"{key} (was {before.get(key)!r}, is {now.get(key)!r})" for key in sorted(fixed) if before.get(key) != now.get(key)]
 
 
+def passes_per_step(config: RunConfig, world: int) -> int:
+    """Micro-batches that each of ``world`` ranks takes in one optimizer step. Raises FoldlineError where ``run.batch`` cannot be shared out."""
+    run = config.run
+    if not run.batch:
+        return run.accumulate
+    if run.batch % (run.micro_batch * world):
+        raise FoldlineError(
+            f"run.batch = {run.batch} cannot be shared by {world} ranks with run.micro_batch = {run.micro_batch}; "
+            f"give a multiple of {run.micro_batch * world}, or other numbers of ranks"
+        )
+    return run.batch // (run.micro_batch * world)
+
+
 def samples_per_step(config: RunConfig, world: int) -> int:
     """Samples that one optimizer step sees over all ranks."""
-    return config.run.micro_batch * config.run.accumulate * world
+    return config.run.micro_batch * passes_per_step(config, world) * world
 
 
 def to_json(config: RunConfig) -> str:

@@ -6,6 +6,7 @@ import importlib.util
 import logging
 import os
 import warnings
+from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
@@ -15,7 +16,7 @@ from torch import nn
 
 from ..cluster.ranks import RankInfo
 from ..errors import FoldlineError, missing_package
-from .config import RunConfig, samples_per_step
+from .config import RunConfig, passes_per_step, samples_per_step
 from .optimizer import adam
 
 NEVER = 1_000_000_000  # steps between DeepSpeed's own prints
@@ -32,13 +33,18 @@ def deepspeed_json(config: RunConfig, world: int) -> dict[str, Any]:
             "overlap_comm": settings.overlap_comm,
             "contiguous_gradients": True,
         }
+    if settings.offload_optimizer:
+        zero["offload_optimizer"] = {"device": "cpu", "pin_memory": True}
+    passes, sample_by_sample = passes_per_step(config, world), config.optim.clip == "sample"
     document: dict[str, Any] = {
         "train_batch_size": samples_per_step(config, world),
-        "train_micro_batch_size_per_gpu": config.run.micro_batch,
-        "gradient_accumulation_steps": config.run.accumulate,
-        "gradient_clipping": config.optim.clip_norm,
+        # With samples clipped one by one we add up the gradients of a step ourselves, and DeepSpeed sees them once.
+        "train_micro_batch_size_per_gpu": config.run.micro_batch * (passes if sample_by_sample else 1),
+        "gradient_accumulation_steps": 1 if sample_by_sample else passes,
+        "gradient_clipping": config.optim.clip_norm if config.optim.clip == "batch" else 0.0,
         "zero_optimization": zero,
         "zero_allow_untested_optimizer": True,  # torch's Adam: DeepSpeed's own needs a compiler at the start of the run
+        "zero_force_ds_cpu_optimizer": False,
         "steps_per_print": NEVER,
         "wall_clock_breakdown": False,
     }
@@ -46,6 +52,23 @@ def deepspeed_json(config: RunConfig, world: int) -> dict[str, Any]:
         # Autocast keeps fp32 parameters; DeepSpeed's "bf16" section would round every one of them, layer norms included.
         document["torch_autocast"] = {"enabled": True, "dtype": "bfloat16"}
     return document
+
+
+def deepspeed_checkpoint(function: Callable[..., Any], *arguments: Any) -> Any:
+    """``function(*arguments)`` recomputed in the backward pass by DeepSpeed; tensors must be arguments of their own.
+
+    DeepSpeed recomputes outside of the forward pass's autocast, so that is entered again here.
+    """
+    import deepspeed
+
+    device = next(argument for argument in arguments if isinstance(argument, torch.Tensor)).device.type
+    enabled, dtype = torch.is_autocast_enabled(device), torch.get_autocast_dtype(device)
+
+    def run(*inputs: Any) -> Any:
+        with torch.autocast(device, dtype=dtype, enabled=enabled):
+            return function(*inputs)
+
+    return deepspeed.checkpointing.checkpoint(run, *arguments)
 
 
 def require_deepspeed() -> None:

@@ -15,7 +15,7 @@ from ..data_store.store import Store
 from ..model.precision import describe, find_policy
 from .advance import Stepper
 from .checkpoint import Checkpoints
-from .config import RunConfig, load_config, samples_per_step
+from .config import RunConfig, load_config, passes_per_step, samples_per_step
 from .ema import Ema
 from .engine import deepspeed_json, initialize, require_deepspeed, start_process_group, stop_process_group
 from .partitions import master_partitions
@@ -89,6 +89,7 @@ def train(config: RunConfig, resume: bool) -> int:
 
 def open_loader(config: RunConfig, store: Store, ranks: RankInfo, step: int) -> TrainLoader:
     """This rank's batches of the steps after ``step``."""
+    passes = passes_per_step(config, ranks.world)
     return TrainLoader(
         store.path,
         config.data,
@@ -96,7 +97,8 @@ def open_loader(config: RunConfig, store: Store, ranks: RankInfo, step: int) -> 
         rank=ranks.rank,
         world=ranks.world,
         micro_batch=config.run.micro_batch,
-        start_step=step * config.run.accumulate,
+        start_step=step * passes,
+        accumulate=passes,
     )
 
 

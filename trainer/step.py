@@ -14,8 +14,9 @@ from ..model.losses.total import AlphaFoldLoss, scale_by_length
 from ..model.metrics import lddt_ca
 from ..model.outputs import Loss
 from ..model.precision import apply_precision, find_policy
-from ..model.remat import checkpoint_blocks
+from ..model.remat import checkpoint_blocks, recompute
 from .config import RunConfig
+from .engine import deepspeed_checkpoint
 
 T = TypeVar("T")
 
@@ -35,7 +36,8 @@ class TrainingStep(nn.Module):
         super().__init__()
         self.model = AlphaFold(config.model)
         self.loss = AlphaFoldLoss(config.model)
-        checkpoint_blocks(self.model, config.deepspeed.checkpoint_blocks_every)
+        by = deepspeed_checkpoint if config.deepspeed.checkpointing == "deepspeed" else recompute
+        checkpoint_blocks(self.model, config.deepspeed.checkpoint_blocks_every, by)
         apply_precision(self.model, find_policy(config.deepspeed.precision))
 
     def forward(self, batch: TrainBatch) -> StepOutput:

@@ -14,7 +14,7 @@ from foldline.data_store.config import DataConfig
 from foldline.errors import FoldlineError
 from foldline.settings import from_dict
 from foldline.trainer import config as module
-from foldline.trainer.config import RunConfig, RunSection, changed_keys, check, load_config, samples_per_step, to_json
+from foldline.trainer.config import RunConfig, RunSection, changed_keys, check, load_config, passes_per_step, samples_per_step, to_json
 
 CONFIG = RunConfig(DataConfig(store="s", train=("1abc_A",)), RunSection(dir="r", steps=10))
 OWN = (module.OptimConfig, module.RunSection, module.ValidateConfig, module.DeepSpeedConfig, module.TrackingConfig)
@@ -53,7 +53,13 @@ def test_the_demo_config_is_valid() -> None:
         (["run.device=tpu"], "run.device = 'tpu'"),
         (["features.max_templates=4"], "model.template.enabled = false, but features.max_templates = 4"),
         (["data.store="], "data.store is empty"),
-        (["optim.clip_norm=-1.0"], "optim.clip_norm = -1.0 is negative"),
+        (["optim.clip_norm=-1.0"], "optim.clip_norm = -1.0 is not above 0; optim.clip = \"none\" switches clipping off"),
+        (["optim.clip=global"], "optim.clip = 'global' is none of sample, batch, none"),
+        (["run.batch=-1"], "run.batch = -1 is negative"),
+        (["run.batch=8", "run.accumulate=2"], "run.batch = 8 and run.accumulate = 2 both say how many passes"),
+        (['run.init_fresh=["heads.pae"]'], r"run.init_fresh = \['heads.pae'\] without run.init_weights"),
+        (["deepspeed.checkpointing=jax"], "deepspeed.checkpointing = 'jax' is none of torch, deepspeed"),
+        (["deepspeed.offload_optimizer=true", "deepspeed.zero_stage=0"], "deepspeed.offload_optimizer needs deepspeed.zero_stage 1"),
     ],
 )
 def test_a_bad_value_is_named_with_its_rule(overrides: list[str], message: str) -> None:
@@ -92,3 +98,10 @@ def test_a_key_that_an_older_version_did_not_know_counts_as_its_default() -> Non
 
 def test_samples_per_step_counts_ranks_passes_and_micro_batch() -> None:
     assert samples_per_step(replace(CONFIG, run=replace(CONFIG.run, micro_batch=2, accumulate=3)), 4) == 24
+
+
+def test_a_batch_is_shared_out_over_whatever_ranks_there_are() -> None:
+    config = replace(CONFIG, run=replace(CONFIG.run, micro_batch=2, batch=128))
+    assert [(passes_per_step(config, world), samples_per_step(config, world)) for world in (1, 8, 64)] == [(64, 128), (8, 128), (1, 128)]
+    with pytest.raises(FoldlineError, match=r"run.batch = 128 cannot be shared by 3 ranks with run.micro_batch = 2; give a multiple of 6"):
+        passes_per_step(config, 3)

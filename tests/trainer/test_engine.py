@@ -31,6 +31,7 @@ def test_the_document_for_zero_2() -> None:
             "contiguous_gradients": True,
         },
         "zero_allow_untested_optimizer": True,
+        "zero_force_ds_cpu_optimizer": False,
         "steps_per_print": 1_000_000_000,
         "wall_clock_breakdown": False,
     }
@@ -42,6 +43,19 @@ def test_stage_0_has_no_buckets_and_bf16_keeps_fp32_weights() -> None:
     assert document["zero_optimization"] == {"stage": 0}
     assert document["torch_autocast"] == {"enabled": True, "dtype": "bfloat16"}
     assert "bf16" not in document
+
+
+def test_samples_clipped_one_by_one_reach_deepspeed_once_a_step() -> None:
+    document = deepspeed_json(replace(CONFIG, optim=replace(CONFIG.optim, clip="sample")), 4)
+    assert document["train_batch_size"] == 24
+    assert (document["train_micro_batch_size_per_gpu"], document["gradient_accumulation_steps"]) == (6, 1)
+    assert document["gradient_clipping"] == 0.0
+    assert deepspeed_json(replace(CONFIG, optim=replace(CONFIG.optim, clip="none")), 4)["gradient_clipping"] == 0.0
+
+
+def test_the_optimizer_goes_to_the_host_where_asked() -> None:
+    zero = deepspeed_json(replace(CONFIG, deepspeed=replace(CONFIG.deepspeed, offload_optimizer=True)), 4)["zero_optimization"]
+    assert zero["offload_optimizer"]["device"] == "cpu"
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without CUDA")
