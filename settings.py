@@ -32,7 +32,11 @@ def load(cls: type[T], path: Path, overrides: Sequence[str] = ()) -> T:
 
 
 def from_dict(cls: type[T], data: Mapping[str, Any], where: str) -> T:
-    """Build ``cls`` from nested mappings; a key ``preset`` starts from ``cls.PRESETS[name]()``. ``where`` names the source in errors."""
+    """Build ``cls`` from nested mappings; ``where`` names their source in errors.
+
+    A key ``preset`` starts from ``cls.PRESETS[name]()``: an object of the class, or a mapping in the form of ``data``, over which ``data``
+    is laid key by key before any preset further inside is resolved.
+    """
     from pydantic import TypeAdapter, ValidationError
 
     complete = _with_presets(cls, data, where, "")
@@ -85,7 +89,11 @@ def _with_presets(cls: type, data: Any, where: str, path: str) -> Any:
         name = data.pop("preset")
         if name not in presets:
             raise FoldlineError(f"{where}: {path}preset = {name!r} is not a preset; {nearest(str(name), presets)}")
-        base = to_dict(presets[name]())
+        start = presets[name]()
+        if isinstance(start, Mapping):
+            data = _overlaid(start, data)
+        else:
+            base = to_dict(start)
     for key, value in data.items():
         if key not in fields:
             raise FoldlineError(f"{where}: unknown key '{path}{key}'; {nearest(key, fields)}")
@@ -94,6 +102,15 @@ def _with_presets(cls: type, data: Any, where: str, path: str) -> Any:
             value = _with_presets(fields[key], value, where, f"{path}{key}.")  # type: ignore[arg-type]
         base[key] = value
     return base
+
+
+def _overlaid(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """``base`` with the values of ``over`` in their places, tables within tables."""
+    merged = dict(base)
+    for key, value in over.items():
+        below = merged.get(key)
+        merged[key] = _overlaid(below, value) if isinstance(below, Mapping) and isinstance(value, Mapping) else value
+    return merged
 
 
 def nearest(name: str, valid: Mapping[str, Any] | Sequence[str]) -> str:

@@ -15,7 +15,7 @@ from ..errors import FoldlineError
 State = tuple[Tensor, ...]
 
 
-# Runs function(*arguments) now and again in the backward pass. The arguments are tensors: DeepSpeed's looks for them there and nowhere deeper.
+# Runs function(*arguments) now and again in the backward pass. Every tensor is an argument of its own: DeepSpeed's looks no deeper.
 Recompute = Callable[..., Any]
 
 

@@ -30,8 +30,12 @@ def _run_train(args: argparse.Namespace) -> int:
         from ..cluster.launch import mpirun
         from .config import load_config
         from .rundir import check_start
+        from .start import check_initial
 
-        check_start(load_config(args.config, args.overrides), args.resume)  # a mistake is told once, before the ranks start
+        config = load_config(args.config, args.overrides)
+        check_start(config, args.resume)  # a mistake is told once, before the ranks start
+        if not args.resume:
+            check_initial(config)
         rest = ["train", "--config", str(args.config), *(f"--set={o}" for o in args.overrides), *(["--resume"] if args.resume else [])]
         return mpirun(1 if args.ranks is None else args.ranks, rest)
     if args.ranks is not None:

@@ -1,6 +1,6 @@
 """From losses to the step's gradient: clipped sample by sample as AF2 does (supplement 1.11.3), over the whole batch, or not at all.
 
-Clipping samples needs each sample's own gradient before anything is added or sent. DeepSpeed reduces during the backward pass, so it is told
+Clipping samples needs each sample's own gradient before anything is added or sent. DeepSpeed reduces during the backward pass; it is told
 to wait (``coalesce_grad_reduction``, ``no_sync`` at stage 0): each backward pass leaves one sample's gradient on the parameters, which is
 scaled and added up there, and one reduction per step sends the sum. What it costs: one float32 gradient of all parameters per rank at every
 ZeRO stage, two where a rank has several samples per step (docs/training.md has the measurement).

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from ..data_store.config import DataConfig, FeatureConfig
 from ..errors import FoldlineError
 from ..model.config import ModelConfig
 from ..model.precision import POLICIES
 from ..settings import flatten, from_dict, load, to_dict
+from .presets import RECIPES
 
 
 @dataclass(frozen=True)
@@ -88,7 +89,9 @@ class TrackingConfig:
 
 @dataclass(frozen=True)
 class RunConfig:
-    """Everything a training run reads. Written in full to ``RUN/config.json``."""
+    """Everything a training run reads. Written in full to ``RUN/config.json``. Presets: AF2's recipes, ``trainer/presets.py``."""
+
+    PRESETS: ClassVar[dict[str, Callable[[], Mapping[str, Any]]]] = RECIPES
 
     data: DataConfig
     run: RunSection
@@ -173,7 +176,7 @@ def changed_keys(saved: Mapping[str, Any], config: RunConfig) -> list[str]:
 
 
 def passes_per_step(config: RunConfig, world: int) -> int:
-    """Micro-batches that each of ``world`` ranks takes in one optimizer step. Raises FoldlineError where ``run.batch`` cannot be shared out."""
+    """Micro-batches that each of ``world`` ranks takes in one optimizer step. FoldlineError where ``run.batch`` cannot be shared out."""
     run = config.run
     if not run.batch:
         return run.accumulate

@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 @dataclass(frozen=True)
 class Record:
-    """One line. ``kind`` is "train", "validate", "system" or "resume"; ``time`` is seconds since the epoch."""
+    """One line. ``kind`` is "train", "validate", "imported", "system" or "resume"; ``time`` is seconds since the epoch."""
 
     kind: str
     step: int

@@ -21,6 +21,7 @@ from .engine import deepspeed_json, initialize, require_deepspeed, start_process
 from .partitions import master_partitions
 from .recorder import Recorder
 from .rundir import RunDir, check_start
+from .start import check_initial, initial_metrics, load_initial
 from .step import TrainingStep
 from .tracking import require_mlflow
 from .validate import Validator
@@ -32,6 +33,8 @@ def train_command(config_path: Path, overrides: Sequence[str], resume: bool) -> 
     """``foldline train``: 0 when all steps are done, 75 when a signal ended the run after a checkpoint."""
     config = load_config(config_path, overrides)
     check_start(config, resume)
+    if not resume:
+        check_initial(config)
     require_deepspeed()
     require_mlflow(config)
     try:
@@ -48,7 +51,10 @@ def train(config: RunConfig, resume: bool) -> int:
     device = start_process_group(config, ranks)
     run, store, stage = RunDir(Path(config.run.dir)), Store.open(Path(config.data.store)), config.deepspeed.zero_stage
     torch.manual_seed(config.run.seed)  # the same weights on every rank
-    engine = initialize(TrainingStep(config).to(device), config, ranks.world)
+    module, imported = TrainingStep(config).to(device), None
+    if config.run.init_weights and not resume:
+        imported = import_weights(module, config, store, ranks, device)
+    engine = initialize(module, config, ranks.world)
     ema = Ema(master_partitions(engine, stage), config.optim.ema_decay)
     checkpoints = Checkpoints(run, stage, config.run.keep_last, store.content_hash)
 
@@ -63,6 +69,8 @@ def train(config: RunConfig, resume: bool) -> int:
         stepper = Stepper(engine, iter(loader), config, device)
         validator = Validator(config, store, loader.order.chain_ids, device)
         recorder.start(step if resume else None, mlflow_run, deepspeed_json(config, ranks.world), rank_map(ranks.describe()))
+        if imported is not None:
+            recorder.imported(*imported)
         for line in describe(find_policy(config.deepspeed.precision)):
             recorder.say(line)
         if step >= config.run.steps:
@@ -100,6 +108,15 @@ def open_loader(config: RunConfig, store: Store, ranks: RankInfo, step: int) -> 
         start_step=step * passes,
         accumulate=passes,
     )
+
+
+def import_weights(
+    module: TrainingStep, config: RunConfig, store: Store, ranks: RankInfo, device: torch.device
+) -> tuple[str, dict[str, float]]:
+    """Load ``run.init_weights``: a line that says so, and the loss of these weights on the first step's samples. Collective."""
+    said = load_initial(module.model, config)
+    with open_loader(config, store, ranks, 0) as batches:
+        return said, initial_metrics(module, iter(batches), passes_per_step(config, ranks.world), device)
 
 
 def rank_map(mine: str) -> list[str]:

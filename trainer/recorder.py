@@ -55,6 +55,13 @@ class Recorder:
         if self.active:
             self._console.print(message, markup=False)
 
+    def imported(self, said: str, metrics: Mapping[str, float]) -> None:
+        """Record what the weights that the run starts from are worth before the first step."""
+        if self.active:
+            self._journal.append("imported", 0, metrics)
+            loss, lddt = metrics["imported/loss/total"], metrics["imported/lddt_ca"]
+            self.say(f"{said}; before step 1: loss {loss:.3f}, lDDT-Cα {lddt:.3f}, on the first step's samples without dropout")
+
     def trained(self, step: int, metrics: Mapping[str, float]) -> None:
         """Record a step; print the means of the last few every ``run.log_every`` steps."""
         if not self.active:
