@@ -13,6 +13,7 @@ from typing import Any, TypeVar, get_type_hints
 from .errors import FoldlineError
 
 T = TypeVar("T")
+_LISTED = 40  # names in a message
 
 
 def load(cls: type[T], path: Path, overrides: Sequence[str] = ()) -> T:
@@ -20,15 +21,20 @@ def load(cls: type[T], path: Path, overrides: Sequence[str] = ()) -> T:
 
     Raises FoldlineError for a missing or malformed file, an unknown key (naming the nearest valid one) and a wrong type.
     """
+    data = read_toml(path)
+    for override in overrides:
+        _apply(data, override)
+    return from_dict(cls, data, str(path))
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """The tables of the TOML file at ``path``. Raises FoldlineError for a missing or malformed file."""
     try:
-        data = tomllib.loads(path.read_text())
+        return tomllib.loads(path.read_text())
     except FileNotFoundError:
         raise FoldlineError(f"no config file at {path}; give --config a TOML file") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise FoldlineError(f"{path} is not valid TOML: {error}") from None
-    for override in overrides:
-        _apply(data, override)
-    return from_dict(cls, data, str(path))
 
 
 def from_dict(cls: type[T], data: Mapping[str, Any], where: str) -> T:
@@ -114,6 +120,9 @@ def _overlaid(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any
 
 
 def nearest(name: str, valid: Mapping[str, Any] | Sequence[str]) -> str:
-    """'did you mean …' with the closest valid name, or the list of valid names."""
-    close = difflib.get_close_matches(name, list(valid), n=1)
-    return f"did you mean '{close[0]}'?" if close else f"valid: {', '.join(valid)}"
+    """'did you mean …' with the closest valid name, or the list of valid names, of many only the first."""
+    names = list(valid)
+    close = difflib.get_close_matches(name, names, n=1)
+    if close:
+        return f"did you mean '{close[0]}'?"
+    return f"valid: {', '.join(names[:_LISTED])}" + (f", … ({len(names)} in all)" if len(names) > _LISTED else "")

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import date
 from typing import ClassVar
 
 from ..errors import FoldlineError
 from ..settings import nearest
 
 CROP_MODES = ("contiguous", "spatial")
+SOURCES = ("experimental", "distillation")
+LEAKS = ("sequence", "entry", "cluster", "identity")
 
 
 @dataclass(frozen=True)
@@ -56,27 +59,65 @@ class FeatureConfig:
 
 @dataclass(frozen=True)
 class DataConfig:
-    """Which chains of which store, in what order. Raises FoldlineError for values out of range or a chain in both lists."""
+    """Which chains of which store a run trains on, and how often each comes up (AF2 supplement 1.2.4, 1.2.5).
+
+    Chains pass three gates: the hold-out rules (``validation`` and ``hold_out*``; what they name is never trained on, even where ``train``
+    names it too), the filters, and a weight above 0. Rules over dates and methods judge experimental entries alone: a prediction has
+    neither. Raises FoldlineError for values out of range or a chain that is both to be trained on and held out.
+    """
 
     store: str = ""
-    train: tuple[str, ...] = ()  # chain ids; empty: every chain that is not a validation chain
-    validation: tuple[str, ...] = ()
+    train: tuple[str, ...] = ()  # chain ids; empty: every chain that is not held out
+    validation: tuple[str, ...] = ()  # chain ids that the run folds and scores as it goes
+    hold_out: tuple[str, ...] = ()  # further chain ids that are not trained on
+    hold_out_file: str = ""  # the same as a file, one chain id a line
+    hold_out_clusters: str = ""  # file of cluster ids, or chain ids that stand for their clusters, one a line
+    hold_out_after: str = ""  # ISO date: entries released later are held out; those without a date are left out of both sets
+    hold_out_relatives: bool = False  # leave out of training what shares a cluster or a PDB entry with a held-out chain
+    clusters: str = ""  # file that overrides the store's cluster ids: `foldline store cluster` makes one
     seed: int = 0
     workers: int = 0  # processes that prepare samples; 0: in the training process
     prefetch: int = 2  # batches prepared ahead when there are workers
+    sources: tuple[str, ...] = ()  # "experimental", "distillation"; empty: both
+    methods: tuple[str, ...] = ()  # of experiments, e.g. "X-RAY DIFFRACTION"; empty: all
+    released_from: str = ""  # ISO dates, both inclusive
+    released_until: str = ""
+    min_length: int = 1  # residues
+    max_length: int = 0  # 0: no limit
     max_resolution: float = 9.0  # ångström; chains whose resolution is unknown pass
     max_single_residue: float = 0.8  # share of the most frequent residue type
-    distillation_fraction: float = 0.75  # share of distillation samples when the store has both kinds
+    distillation_fraction: float | None = None  # share of distillation samples; none given: AF2's 0.75 where there are both kinds
+    leakage_identity: float = 0.4  # a training chain this similar to a held-out one leaks
+    allowed_leaks: tuple[str, ...] = ()  # what `foldline store leakage` may find: "sequence", "entry", "cluster", "identity"
 
     def __post_init__(self) -> None:
         _require(self.seed >= 0, "data", "seed", self.seed, "must be at least 0")
         _require(self.workers >= 0, "data", "workers", self.workers, "must be at least 0")
         _require(self.prefetch >= 1, "data", "prefetch", self.prefetch, "must be at least 1")
         _require(self.max_resolution > 0, "data", "max_resolution", self.max_resolution, "must be above 0 ångström")
-        for name in ("max_single_residue", "distillation_fraction"):
-            _require(0.0 <= getattr(self, name) <= 1.0, "data", name, getattr(self, name), "must lie between 0 and 1")
-        both = sorted(set(self.train) & set(self.validation))
-        _require(not both, "data", "train and validation", both, "share chains; take them out of one of the two lists")
+        _require(self.min_length >= 1, "data", "min_length", self.min_length, "must be at least 1 residue")
+        fits = self.max_length == 0 or self.max_length >= self.min_length
+        _require(fits, "data", "max_length", self.max_length, f"must be 0 (no limit) or at least data.min_length = {self.min_length}")
+        for name in ("max_single_residue", "distillation_fraction", "leakage_identity"):
+            value = getattr(self, name)
+            _require(value is None or 0.0 <= value <= 1.0, "data", name, value, "must lie between 0 and 1")
+        for name in ("hold_out_after", "released_from", "released_until"):
+            _require(_is_date(getattr(self, name)), "data", name, getattr(self, name), "is not a date like 2018-04-30")
+        fits = not (self.released_from and self.released_until) or self.released_from <= self.released_until
+        _require(fits, "data", "released_from", self.released_from, f"is later than data.released_until = {self.released_until}")
+        for name, valid in (("sources", SOURCES), ("allowed_leaks", LEAKS)):
+            for value in getattr(self, name):
+                _require(value in valid, "data", name, value, f"is not known; {nearest(value, valid)}")
+        for name in ("validation", "hold_out"):
+            both = sorted(set(self.train) & set(getattr(self, name)))
+            _require(not both, "data", f"train and {name}", both, "share chains; take them out of one of the two lists")
+
+
+def _is_date(text: str) -> bool:
+    try:
+        return text == "" or date.fromisoformat(text).isoformat() == text
+    except ValueError:
+        return False
 
 
 def _require(holds: bool, section: str, name: str, value: object, rule: str) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from itertools import count, islice
+from itertools import islice
 from pathlib import Path
 from types import TracebackType
 from typing import TypeVar
@@ -14,10 +14,8 @@ import torch
 from ..errors import FoldlineError
 from .config import DataConfig, FeatureConfig
 from .features.crop import pad
-from .filters import training_candidates
 from .prefetch import SampleMaker, SamplePool
-from .sampler import SampleOrder, SampleTask, make_order
-from .store import Store
+from .sampler import Cursor, open_order
 from .types import FeatureBatch, Targets, TrainBatch, schema_of
 
 B = TypeVar("B", FeatureBatch, Targets)
@@ -66,11 +64,9 @@ class TrainLoader:
         if not (0 <= rank < world and micro_batch >= 1 and start_step >= 0 and accumulate >= 1):
             raise FoldlineError(f"rank {rank} of {world}, micro-batch {micro_batch}, step {start_step}: not a place in a run")
         self.order = open_order(store_path, data, features)
-        self._place = (rank, world, micro_batch)
-        self._accumulate = accumulate
         self._batch = micro_batch
         self._pool = SamplePool(store_path, features, data.workers, data.prefetch * micro_batch) if data.workers else None
-        tasks = self._tasks(start_step)
+        tasks = self.order.share(Cursor(start_step * world * micro_batch, start_step), rank, world, micro_batch, accumulate)
         self._samples: Iterator[TrainBatch] = self._pool.results(tasks) if self._pool else map(SampleMaker(store_path, features), tasks)
 
     def __iter__(self) -> TrainLoader:
@@ -97,22 +93,6 @@ class TrainLoader:
         self._samples = iter(())
         if self._pool:
             self._pool.close()
-
-    def _tasks(self, start_step: int) -> Iterator[SampleTask]:
-        rank, world, micro_batch = self._place
-        for step in count(start_step):
-            first = (step * world + rank) * micro_batch
-            for position in range(first, first + micro_batch):
-                yield self.order.task(position, step // self._accumulate)
-
-
-def open_order(store_path: Path, data: DataConfig, features: FeatureConfig) -> SampleOrder:
-    """The order in which a run over the store at ``store_path`` sees its chains; the errors are ``TrainLoader``'s."""
-    candidates = training_candidates(Store.open(store_path), data)
-    try:
-        return make_order(candidates, data, features.max_recycles)
-    except FoldlineError as error:
-        raise FoldlineError(f"{store_path}: {error}") from None
 
 
 def _stack(batches: Sequence[B]) -> B:

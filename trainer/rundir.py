@@ -11,8 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from .. import __version__
-from ..data_store.filters import training_chains
-from ..data_store.store import Store
+from ..data_store.sampler import open_order
 from ..errors import FoldlineError
 from .config import RunConfig, changed_keys
 
@@ -43,7 +42,7 @@ def check_start(config: RunConfig, resume: bool) -> None:
     run = RunDir(Path(config.run.dir))
     if not Path(config.data.store).is_dir():
         raise FoldlineError(f"data.store = {config.data.store!r} is not there; make it: foldline ingest SOURCE --store {config.data.store}")
-    training_chains(Store.open(Path(config.data.store)).chain_ids, config.data)  # names every chain that the store lacks
+    open_order(Path(config.data.store), config.data, config.features)  # says what the store lacks, and why no chain can be trained on
     if not resume:
         if run.config.exists():
             raise FoldlineError(f"{run.root} already holds a run; continue it with --resume, or give another run.dir")

@@ -1,0 +1,79 @@
+"""Runs the program MMseqs2 on the sequences of a store. Its results name numbers, not chain ids, which it would cut or reinterpret."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from ..errors import FoldlineError
+
+_TOLD = 8  # lines of a failed run that its error repeats
+
+
+def find_mmseqs(purpose: str) -> str:
+    """The path of the program; FoldlineError saying how to install it, for ``purpose``, where it is missing."""
+    program = shutil.which("mmseqs")
+    if program is None:
+        raise FoldlineError(
+            f"{purpose} needs the program 'mmseqs' (MMseqs2), which is not on PATH; install it: apt install mmseqs2, or "
+            "conda install -c conda-forge -c bioconda mmseqs2"
+        )
+    return program
+
+
+def easy_cluster(sequences: Sequence[str], identity: float, coverage: float, threads: int) -> list[list[int]]:
+    """Clusters of ``sequences`` by their places, the representative first; each sequence is in one.
+
+    A member is at least ``identity`` identical to its representative over at least ``coverage`` of its own length (--cov-mode 1), so a
+    construct that was cut short joins the whole chain: both teach the same fold. Both directions would make a cluster of every truncation.
+    """
+    program = find_mmseqs("clustering by sequence")
+    with tempfile.TemporaryDirectory(prefix="foldline_cluster_") as name:
+        folder = Path(name)
+        fasta = _write_fasta(folder / "all.fasta", enumerate(sequences))
+        options = ["--min-seq-id", str(identity), "-c", str(coverage), "--cov-mode", "1", "-s", "7.5", "--cluster-reassign", "1"]
+        _run([program, "easy-cluster", str(fasta), str(folder / "out"), str(folder / "tmp"), *options], threads)
+        clusters: dict[int, list[int]] = {}
+        for line in (folder / "out_cluster.tsv").read_text().splitlines():
+            representative, member = map(int, line.split("\t"))
+            clusters.setdefault(representative, [representative])
+            if member != representative:
+                clusters[representative].append(member)
+    placed = {member for members in clusters.values() for member in members}
+    return [*clusters.values(), *([i] for i in range(len(sequences)) if i not in placed)]
+
+
+def easy_search(
+    queries: Sequence[str], targets: Sequence[str], identity: float, coverage: float, threads: int
+) -> list[tuple[int, int, float, float]]:
+    """Pairs (query, target, identity 0..1, share of the shorter chain that the alignment covers), the most identical first.
+
+    Only pairs at least ``identity`` identical over at least ``coverage`` of either chain.
+    """
+    program = find_mmseqs("comparing sequences")
+    with tempfile.TemporaryDirectory(prefix="foldline_search_") as name:
+        folder = Path(name)
+        query, target = (_write_fasta(folder / f"{n}.fasta", enumerate(s)) for n, s in (("query", queries), ("target", targets)))
+        options = ["--min-seq-id", str(identity), "-s", "7.5", "--max-seqs", "10000", "--format-output", "query,target,fident,qcov,tcov"]
+        _run([program, "easy-search", str(query), str(target), str(folder / "out.tsv"), str(folder / "tmp"), *options], threads)
+        rows = [line.split("\t") for line in (folder / "out.tsv").read_text().splitlines()]
+    pairs = [(int(q), int(t), float(same), max(float(q_cover), float(t_cover))) for q, t, same, q_cover, t_cover in rows]
+    return sorted((p for p in pairs if p[3] >= coverage), key=lambda p: (-p[2], -p[3], p[:2]))
+
+
+def _write_fasta(path: Path, sequences: Iterable[tuple[int, str]]) -> Path:
+    with path.open("w") as file:
+        file.writelines(f">{number}\n{sequence}\n" for number, sequence in sequences)
+    return path
+
+
+def _run(command: list[str], threads: int) -> None:
+    full = [*command, "--threads", str(threads or len(os.sched_getaffinity(0))), "-v", "2"]
+    done = subprocess.run(full, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace", check=False)
+    if done.returncode:
+        told = "\n".join(done.stdout.splitlines()[-_TOLD:])
+        raise FoldlineError(f"{' '.join(command[:2])} ended with exit code {done.returncode}; it said:\n{told}")
