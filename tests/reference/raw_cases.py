@@ -7,6 +7,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from foldline.data_store.parse.fasta import read_fasta
@@ -23,9 +24,19 @@ def stored(name: str) -> Any:
     return json.loads(path.read_text()) if path.exists() else {}
 
 
-def need(cases: list[Any], what: str) -> list[Any]:
-    """``cases`` to parametrize with, or one that is skipped and says what is missing."""
-    return cases or [pytest.param(None, marks=pytest.mark.skip(reason=f"no {what} at {FEATURES}; set FOLDLINE_REFERENCE"))]
+def members(name: str) -> list[str]:
+    """The arrays in ``name``.npz of the fixtures, none where the folder lacks it."""
+    path = FEATURES / f"{name}.npz"
+    if not path.exists():
+        return []
+    with np.load(path) as arrays:
+        return sorted(arrays.files)
+
+
+def need(cases: dict[str, Any], what: str) -> list[Any]:
+    """The values of ``cases`` under their names to parametrize with, or one that is skipped and says what is missing."""
+    found = [pytest.param(value, id=name) for name, value in cases.items()]
+    return found or [pytest.param(None, marks=pytest.mark.skip(reason=f"no {what} at {FEATURES}; set FOLDLINE_REFERENCE"))]
 
 
 def structure_file(pdb_id: str) -> Path:

@@ -14,10 +14,10 @@ from foldline.data_store.parse.stockholm import parse_stockholm, stockholm_to_a3
 from foldline.data_store.types import Msa
 from foldline.tests.reference.raw_cases import INPUTS, need, stored
 
-ALIGNMENTS = [name for name, case in stored("parsers_msa").items() if "sequences" in case]
-STOCKHOLMS = [name for name in ALIGNMENTS if name.endswith("sto")]
-WHOLE_FILES = [name for name in STOCKHOLMS if "deduplicate" in stored("parsers_msa")[name]]
-HITS = stored("parsers_hhr") or []
+ALIGNMENTS = {name: name for name, case in stored("parsers_msa").items() if "sequences" in case}
+STOCKHOLMS = {name: name for name in ALIGNMENTS if name.endswith("sto")}
+WHOLE_FILES = {name: name for name in STOCKHOLMS if "deduplicate" in stored("parsers_msa")[name]}
+HITS = {hit["name"].split()[0]: hit for hit in stored("parsers_hhr")}
 
 
 def text(name: str) -> bytes:
@@ -79,7 +79,7 @@ def test_a_shortened_file_holds_the_first_rows(name: str) -> None:
     np.testing.assert_array_equal(theirs.deletions, ours.deletions[:4])
 
 
-@pytest.mark.parametrize("theirs", need(HITS, "parsers_hhr.json"), ids=lambda hit: hit["name"].split()[0])
+@pytest.mark.parametrize("theirs", need(HITS, "parsers_hhr.json"))
 def test_hhr_hits_field_by_field(theirs: dict[str, Any]) -> None:
     ours = read_hhr(INPUTS / "pdb70_hits.hhr")
     assert len(ours) == len(HITS)

@@ -16,11 +16,11 @@ from foldline.data_store.templates.hit import TemplateHit
 from foldline.data_store.templates.limits import TemplateLimits
 from foldline.data_store.templates.structures import TemplateStructures
 from foldline.data_store.types import Templates
-from foldline.tests.reference.raw_cases import FEATURES, INPUTS, need, query, stored, structure_file
+from foldline.tests.reference.raw_cases import FEATURES, INPUTS, members, need, query, stored, structure_file
 
-ENTRIES = list(stored("mmcif_parsing"))
-HITS = stored("template_hits") or []
-ATOMS = sorted({key.split("/")[0] for key in np.load(FEATURES / "mmcif_atoms.npz")}) if (FEATURES / "mmcif_atoms.npz").exists() else []
+ENTRIES = {name: name for name in stored("mmcif_parsing")}
+HITS = {f"{hit['pdb']}_{hit['chain']}": hit for hit in stored("template_hits")}
+ATOMS = {key.split("/")[0]: key.split("/")[0] for key in members("mmcif_atoms")}
 DATES = {"default": "", "cutoff_2009": "2009-01-01"}
 # DeepMind keeps the second oxygen of a chain's last residue; it belongs to no residue type and no feature of the network reads it.
 OXT = ATOM_INDEX["OXT"]
@@ -77,7 +77,7 @@ def ours(theirs: dict[str, Any], date: str) -> tuple[TemplateHit, Templates, tup
     return hit, *build_templates(query(), [hit], TemplateStructures(INPUTS), TemplateLimits(max_release_date=date))
 
 
-@pytest.mark.parametrize("theirs", need(HITS, "template_hits.json"), ids=lambda hit: f"{hit['pdb']}_{hit['chain']}")
+@pytest.mark.parametrize("theirs", need(HITS, "template_hits.json"))
 class TestHits:
     def test_mapping(self, theirs: dict[str, Any]) -> None:
         hit, _, _ = ours(theirs, "")
@@ -116,11 +116,11 @@ class TestHits:
             assert f"after {DATES[cut_off]}" in notes[0]
 
 
-@pytest.mark.parametrize("cut_off", need(list(DATES) if HITS else [], "template_hits.json"))
+@pytest.mark.parametrize("cut_off", need({name: name for name in DATES} if HITS else {}, "template_hits.json"))
 def test_all_hits_at_once_are_the_accepted_ones_by_falling_sum_probs(cut_off: str) -> None:
-    hits = [hit for hit in read_hhr(INPUTS / "pdb70_hits.hhr") if hit.index in {theirs["index"] for theirs in HITS}]
+    hits = [hit for hit in read_hhr(INPUTS / "pdb70_hits.hhr") if hit.index in {theirs["index"] for theirs in HITS.values()}]
     templates, _ = build_templates(query(), hits, TemplateStructures(INPUTS), TemplateLimits(max_release_date=DATES[cut_off]))
-    accepted = {theirs["index"] for theirs in HITS if theirs[cut_off]["accepted"]}
+    accepted = {theirs["index"] for theirs in HITS.values() if theirs[cut_off]["accepted"]}
     expected = sorted((hit for hit in hits if hit.index in accepted), key=lambda hit: hit.sum_probs or 0.0, reverse=True)
     assert templates.names == tuple(hit.label for hit in expected)
     assert (np.diff(templates.sum_probs) <= 0).all()
