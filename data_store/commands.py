@@ -5,9 +5,6 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-import numpy as np
-
-from .residues import ATOM_INDEX
 from .store import Store
 
 _FILE_WIDTH = 400  # columns where the output is no terminal: nothing is cut for a pipe
@@ -37,38 +34,11 @@ def ls(path: Path) -> int:
     return 0
 
 
-def show(path: Path, chain_id: str) -> int:
-    """Print everything but the arrays of one chain. FoldlineError for an id that is not there."""
-    from rich.table import Table
+def show(path: Path, chain_id: str, top: int, png: Path | None) -> int:
+    """Print one chain with its ``top`` co-evolving pairs, draw it to ``png``. FoldlineError for an id that is not there."""
+    from .show.command import show_chain
 
-    store = Store.open(path)
-    record = store.record(chain_id)
-    data = record.metadata
-    observed = int(record.mask[:, ATOM_INDEX["CA"]].sum())
-    table = Table(box=None, show_header=False, pad_edge=False)
-    for name, text in (
-        ("chain", data.chain_id),
-        ("title", data.title),
-        ("PDB id", data.pdb_id),
-        ("released", data.release_date),
-        ("method", data.method),
-        ("resolution", _resolution(data.resolution)),
-        ("source", data.source),
-        ("cluster", data.cluster_id),
-        ("weight", f"{data.weight:g}"),
-        ("asym, entity, sym", f"{data.asym_id}, {data.entity_id}, {data.sym_id}"),
-        ("length", f"{len(record.sequence)} residues, {observed} with CA, {int(record.mask.sum())} atoms"),
-        *(
-            (f"MSA '{msa.name}'", f"{len(msa.rows)} rows, {_gaps(msa.rows):.0%} gaps, {int((msa.deletions > 0).sum())} deletions")
-            for msa in record.msas
-        ),
-        ("templates", "not searched" if record.templates is None else ", ".join(record.templates.names) or "none found"),
-        *((("mean pLDDT", f"{record.plddt.mean():.1f}"),) if record.plddt is not None else ()),
-        ("sequence", record.sequence),
-    ):
-        table.add_row(name, text or "-")
-    _print(table)
-    return 0
+    return show_chain(path, chain_id, top=top, png=png)
 
 
 def verify(path: Path) -> int:
@@ -96,7 +66,3 @@ def _print(what: object) -> None:
 
 def _resolution(value: float) -> str:
     return f"{value:.2f} Å" if value > 0 else "-"
-
-
-def _gaps(rows: np.ndarray) -> float:
-    return float((rows == 21).mean())
