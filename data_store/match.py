@@ -6,7 +6,8 @@ import numpy as np
 
 from ..errors import FoldlineError
 from .parse.align import align
-from .parse.structure import BACKBONE_CB, ParsedChain
+from .parse.residue import BACKBONE_CB
+from .parse.structure import ParsedChain
 from .residues import ATOM37_MASK, N_ATOM37, encode_sequence
 
 _MIN_IDENTITY = 0.9

@@ -1,8 +1,7 @@
 """mmCIF and PDB files -> protein chains in AlphaFold2's atom37 layout.
 
-Rules, as in AF2 (supplement 1.2.1): the first model; chains by their author id; selenomethionine read as methionine; arginine NH1 is
-the one nearer to CD; D-amino acids and unknown residues are X, of which backbone and CB are kept; other modified residues count
-as their parent. Water, ligands and nucleic acids are left out. Coordinates in ångström.
+Rules, as in AF2 (supplement 1.2.1): the first model; chains by their author id; water, ligands and nucleic acids are left out; residues as
+in residue.py. Coordinates in ångström.
 """
 
 from __future__ import annotations
@@ -16,14 +15,14 @@ import gemmi
 import numpy as np
 
 from ...errors import FoldlineError
-from ..residues import ATOM37_MASK, ATOM_INDEX, N_ATOM37, RESTYPES, UNKNOWN, encode_sequence
+from ..residues import N_ATOM37, encode_sequence
 from .align import align
+from .residue import choose_residue, residue_atoms, residue_letter
 from .text import read_source, stem_and_kind
 
 BLANK_CHAIN = "A"  # what a chain without a name is called
 MMCIF_KINDS = (".cif", ".mmcif")
 PDB_KINDS = (".pdb", ".ent")
-BACKBONE_CB = tuple(ATOM_INDEX[name] for name in ("N", "CA", "C", "O", "CB"))
 _PEPTIDES = (gemmi.PolymerType.PeptideL, gemmi.PolymerType.PeptideD)
 _MONTHS = ("JAN", "FEB", "MAR", "APR", "MAY", "JUN", "JUL", "AUG", "SEP", "OCT", "NOV", "DEC")
 # Columns of the PDB format that every writer of the 1990s filled alike; behind them are charges now, were line numbers then.
@@ -82,19 +81,30 @@ class OpenStructure:
 
     def __init__(self, structure: gemmi.Structure, release_date: str, notes: tuple[str, ...]) -> None:
         self.structure, self.release_date, self._notes = structure, release_date, notes
-        self._chains: dict[str, ParsedChain | None] = {}
+        self._layouts: dict[str, _Layout | None] = {}
+        self._chains: dict[str, ParsedChain] = {}
 
     @property
     def chain_names(self) -> tuple[str, ...]:
         """Author ids of all chains of the first model, proteins or not."""
         return tuple(chain.name for chain in self.structure[0])
 
+    def sequence(self, name: str) -> str:
+        """The sequence of author chain ``name``, '' when there is no such chain or no protein in it."""
+        layout = self._layout(name)
+        return layout.sequence if layout else ""
+
     def chain(self, name: str) -> ParsedChain | None:
         """The protein of author chain ``name``, parsed once; None when there is no such chain or no protein in it."""
-        if name not in self._chains:
+        if name not in self._chains and (layout := self._layout(name)):
+            self._chains[name] = _with_atoms(name, layout)
+        return self._chains.get(name)
+
+    def _layout(self, name: str) -> _Layout | None:
+        if name not in self._layouts:
             found = next((chain for chain in self.structure[0] if chain.name == name), None)
-            self._chains[name] = None if found is None else _protein(self.structure, found, self._notes)
-        return self._chains[name]
+            self._layouts[name] = None if found is None else _lay_out(self.structure, found, self._notes)
+        return self._layouts[name]
 
 
 def open_structure(path: Path) -> OpenStructure:
@@ -143,7 +153,17 @@ def _from_pdb(path: Path, data: bytes) -> tuple[gemmi.Structure, str, tuple[str,
     return structure, min(filter(None, (_iso(date.decode()) for date in revisions)), default=""), notes
 
 
-def _protein(structure: gemmi.Structure, chain: gemmi.Chain, notes: tuple[str, ...]) -> ParsedChain | None:
+@dataclass(frozen=True)
+class _Layout:
+    """A chain before its atoms are read: residues by place of the file, and each one's position in ``sequence`` (-1 = none)."""
+
+    groups: list[list[gemmi.Residue]]
+    places: np.ndarray
+    sequence: str
+    notes: tuple[str, ...]
+
+
+def _lay_out(structure: gemmi.Structure, chain: gemmi.Chain, notes: tuple[str, ...]) -> _Layout | None:
     """The longest protein of an author chain, or None."""
     peptides = []
     for span in chain.subchains():
@@ -152,19 +172,23 @@ def _protein(structure: gemmi.Structure, chain: gemmi.Chain, notes: tuple[str, .
         entity = structure.get_entity_of(span)  # None in a PDB file that leaves the chain blank
         stated = gemmi.PolymerType.Unknown if entity is None else entity.polymer_type
         if (span.check_polymer_type() if stated == gemmi.PolymerType.Unknown else stated) in _PEPTIDES:
-            peptides.append((span, [_letter(gemmi.Entity.first_mon(name)) for name in entity.full_sequence] if entity else []))
+            peptides.append((span, [residue_letter(gemmi.Entity.first_mon(name)) for name in entity.full_sequence] if entity else []))
     if not peptides:
         return None
     span, full = max(peptides, key=lambda pair: len(pair[0]))
     groups = [list(group) for _, group in groupby(span, key=lambda residue: str(residue.seqid))]
     places, sequence, placing = _place(groups, "".join(full))
-    positions = np.zeros((len(sequence), N_ATOM37, 3), np.float32)
-    mask = np.zeros((len(sequence), N_ATOM37), np.uint8)
-    for group, place in zip(groups, places, strict=True):
+    return _Layout(groups, places, sequence, notes + placing)
+
+
+def _with_atoms(name: str, layout: _Layout) -> ParsedChain:
+    positions = np.zeros((len(layout.sequence), N_ATOM37, 3), np.float32)
+    mask = np.zeros((len(layout.sequence), N_ATOM37), np.uint8)
+    for group, place in zip(layout.groups, layout.places, strict=True):
         if place >= 0:
-            residue = _choose(group, sequence[place])
-            positions[place], mask[place] = _atoms(residue, int(encode_sequence(sequence[place])[0]))
-    return ParsedChain(chain.name.strip() or BLANK_CHAIN, sequence, positions, mask, notes + placing)
+            letter = layout.sequence[place]
+            positions[place], mask[place] = residue_atoms(choose_residue(group, letter), int(encode_sequence(letter)[0]))
+    return ParsedChain(name.strip() or BLANK_CHAIN, layout.sequence, positions, mask, layout.notes)
 
 
 def _place(groups: list[list[gemmi.Residue]], full: str) -> tuple[np.ndarray, str, tuple[str, ...]]:
@@ -173,8 +197,8 @@ def _place(groups: list[list[gemmi.Residue]], full: str) -> tuple[np.ndarray, st
     The file's own numbering against its full sequence is taken when it is consistent; else the two are aligned; a file without a
     full sequence (or with a foreign one) gets the observed residues as its sequence.
     """
-    letters = [{_letter(residue.name) for residue in group} for group in groups]
-    observed = "".join(_letter(_choose(group, "").name) for group in groups)
+    letters = [{residue_letter(residue.name) for residue in group} for group in groups]
+    observed = "".join(residue_letter(choose_residue(group, "").name) for group in groups)
     if not full:
         return np.arange(len(groups)), observed, ()
     numbers = np.array([(group[0].label_seq or 0) - 1 for group in groups])
@@ -193,59 +217,6 @@ def _place(groups: list[list[gemmi.Residue]], full: str) -> tuple[np.ndarray, st
     foreign = int((~placed).sum()) + int(placed.sum()) - same
     note = f"the file's residue numbering does not fit its sequence: aligned, {foreign} of {len(groups)} observed residues differ"
     return places, full, (note,)
-
-
-def _choose(group: list[gemmi.Residue], letter: str) -> gemmi.Residue:
-    """One residue where several types share a place: the one that the sequence names, else the highest occupancy (ties: the first)."""
-    named = [residue for residue in group if _letter(residue.name) == letter] or group
-    return max(named, key=lambda residue: max((atom.occ for atom in residue), default=0.0))
-
-
-def _letter(name: str) -> str:
-    """Residue name -> one of the twenty letters or X."""
-    facts = gemmi.find_tabulated_residue(name)
-    if not facts.is_amino_acid() or facts.kind == gemmi.ResidueKind.AAD:
-        return "X"
-    letter = facts.one_letter_code.upper()
-    return letter if letter in RESTYPES else "X"
-
-
-def _atoms(residue: gemmi.Residue, restype: int) -> tuple[np.ndarray, np.ndarray]:
-    """([37, 3] ångström, [37] mask) of one residue, holding only the atoms that its type has."""
-    positions, mask = np.zeros((N_ATOM37, 3), np.float32), np.zeros(N_ATOM37, np.uint8)
-    allowed = np.isin(np.arange(N_ATOM37), BACKBONE_CB) if restype == UNKNOWN else ATOM37_MASK[restype] > 0
-    for atom in _one_conformer(residue):
-        name = "SD" if residue.name == "MSE" and atom.name == "SE" else atom.name
-        place = np.array(atom.pos.tolist(), np.float32)
-        index = ATOM_INDEX.get(name, -1)
-        # A coordinate field left blank reads as the origin; no deposited atom lies exactly there.
-        if index >= 0 and allowed[index] and not mask[index] and np.isfinite(place).all() and place.any():
-            positions[index], mask[index] = place, 1
-    if restype == RESTYPES.index("R"):
-        _order_arginine(positions, mask)
-    return positions, mask
-
-
-def _one_conformer(residue: gemmi.Residue) -> list[gemmi.Atom]:
-    """The atoms of the alternative location with the highest mean occupancy (ties: the first label), and those without alternatives.
-
-    An atom that this location lacks is taken from the location where it has its highest occupancy.
-    """
-    occupancies: dict[str, list[float]] = {}
-    for atom in residue:
-        occupancies.setdefault(atom.altloc, []).append(atom.occ)
-    labels = [label for label in sorted(occupancies) if label != "\0"]
-    best = max(labels, key=lambda label: sum(occupancies[label]) / len(occupancies[label]), default="\0")
-    return sorted(residue, key=lambda atom: (atom.altloc not in ("\0", best), -atom.occ))
-
-
-def _order_arginine(positions: np.ndarray, mask: np.ndarray) -> None:
-    """Swap NH1 and NH2 in place when NH2 is the one nearer to CD."""
-    first, second, anchor = (ATOM_INDEX[name] for name in ("NH1", "NH2", "CD"))
-    if mask[[first, second, anchor]].all():
-        distances = np.linalg.norm(positions[[first, second]] - positions[anchor], axis=-1)
-        if distances[1] < distances[0]:
-            positions[[first, second]] = positions[[second, first]]
 
 
 def _iso(date: str) -> str:

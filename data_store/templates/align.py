@@ -29,22 +29,23 @@ class Placement:
 
 def place_hit(letters: str, chain_name: str, entry: OpenStructure) -> Placement:
     """Find ``letters``, the residues of a hit on chain ``chain_name`` ('' = not known), in ``entry``. FoldlineError: why it has none."""
-    named = entry.chain(chain_name)
-    if named is not None and (start := named.sequence.find(letters)) >= 0:
-        return Placement(named, np.arange(start, start + len(letters)), letters)
-    chains = [chain for chain in map(entry.chain, entry.chain_names) if chain is not None]
-    for chain in chains:
-        if (start := chain.sequence.find(letters)) >= 0:
-            return Placement(chain, np.arange(start, start + len(letters)), letters)
+    sequences = {name: sequence for name in entry.chain_names if (sequence := entry.sequence(name))}
+    for name in (chain_name, *sequences):
+        if (start := sequences.get(name, "").find(letters)) >= 0:
+            return Placement(_chain(entry, name), np.arange(start, start + len(letters)), letters)
     pattern = re.compile("".join("." if letter == "X" else f"[{letter}X]" for letter in letters))
-    for chain in chains:
-        if match := pattern.search(chain.sequence):
-            return Placement(chain, np.arange(match.start(), match.end()), letters)
-    if named is None and len(chains) == 1:
-        named = chains[0]
-    if named is None:
-        raise FoldlineError(f"has no protein chain '{chain_name}' (it has {', '.join(c.name for c in chains) or 'none'})")
-    return _realign(letters, named)
+    for name, sequence in sequences.items():
+        if match := pattern.search(sequence):
+            return Placement(_chain(entry, name), np.arange(match.start(), match.end()), letters)
+    if chain_name not in sequences and len(sequences) != 1:
+        raise FoldlineError(f"has no protein chain '{chain_name}' (it has {', '.join(sequences) or 'none'})")
+    return _realign(letters, _chain(entry, chain_name if chain_name in sequences else next(iter(sequences))))
+
+
+def _chain(entry: OpenStructure, name: str) -> ParsedChain:
+    chain = entry.chain(name)
+    assert chain is not None  # it has a sequence
+    return chain
 
 
 def _realign(letters: str, chain: ParsedChain) -> Placement:
