@@ -5,9 +5,12 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from .search.arguments import add_search
+
 
 def add_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add `search`, `ingest`, `store`."""
+    add_search(commands)
     _ingest(commands)
     _store(commands)
 
