@@ -34,7 +34,7 @@ def parse_hhr(text: str, where: str) -> tuple[TemplateHit, ...]:
     if not any(line.startswith(("Query ", "Match_columns", " No Hit")) for line in lines[:20]):
         raise FoldlineError(f"{where} is no HHR file (no 'Query' and ' No Hit' lines at its top); give hhsearch's or hhblits' -o output")
     starts = [i for i, line in enumerate(lines) if re.match(r"No \d+\s*$", line)]
-    ends = [*starts[1:], len(lines)]
+    ends = [*starts, len(lines)][1:]
     return tuple(_hit(lines[start:end], start + 1, where) for start, end in zip(starts, ends, strict=True))
 
 
