@@ -31,6 +31,8 @@ def _fold(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
     sub.add_argument("source", type=Path, help="folder or file: A3M, with NAME.cif|.pdb beside it for comparison")
     sub.add_argument("--bundle", type=Path, required=True)
     sub.add_argument("--out", type=Path, required=True, help="folder for the results (must not hold any)")
+    sub.add_argument("--templates", type=Path, help="folder of PDB entries for the hits in NAME.hhr or NAME_pdb_hits.sto beside NAME.a3m")
+    sub.add_argument("--max-template-date", default="", help="templates released later are not used (ISO date)")
     sub.add_argument("--recycles", type=int, default=3, help="passes after the first")
     sub.add_argument("--seed", type=int, default=0)
     sub.set_defaults(run=_run_fold)
@@ -39,4 +41,6 @@ def _fold(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
 def _run_fold(args: argparse.Namespace) -> int:
     from .fold import fold_command
 
-    return fold_command(args.source, args.bundle, args.out, args.recycles, args.seed)
+    return fold_command(
+        args.source, args.bundle, args.out, args.recycles, args.seed, templates=args.templates, max_template_date=args.max_template_date
+    )

@@ -22,6 +22,7 @@ from ..data_store.config import FeatureConfig
 from ..data_store.features.msa import merge_msas
 from ..data_store.featurize import inference_cycles
 from ..data_store.fold_input import read_fold_input
+from ..data_store.fold_templates import with_templates
 from ..data_store.types import ChainRecord, FeatureBatch
 from ..errors import FoldlineError
 from .bundle import Bundle
@@ -58,7 +59,9 @@ class Prediction:
         }
 
 
-def fold_command(source: Path, bundle: Path, out: Path, recycles: int, seed: int) -> int:
+def fold_command(
+    source: Path, bundle: Path, out: Path, recycles: int, seed: int, *, templates: Path | None = None, max_template_date: str = ""
+) -> int:
     """Fold everything in ``source`` into ``out``; 0, or FoldlineError before anything is written for bad input."""
     console = Console(highlight=False)
     if recycles < 0 or seed < 0:
@@ -66,6 +69,12 @@ def fold_command(source: Path, bundle: Path, out: Path, recycles: int, seed: int
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise FoldlineError(f"{out} is not empty; results are never overwritten: give another --out or remove it first")
     records = read_fold_input(source)
+    if templates is not None:
+        records, notes = with_templates(records, source, templates, max_template_date)
+        for note in notes:
+            console.print(note, markup=False, soft_wrap=True)
+    elif max_template_date:
+        raise FoldlineError(f"--max-template-date {max_template_date} limits templates, but no folder of them is given; add --templates")
     opened = Bundle.open(bundle)
     runner, features = bundle_runner(opened)
     check_lengths(records, runner)
