@@ -29,7 +29,7 @@ def ls(path: Path) -> int:
         cells = (chain_id, str(index.numbers["length"][row]), str(depth), str(templates) if templates >= 0 else "-")
         table.add_row(*cells, _resolution(data.resolution), data.release_date, data.source, data.cluster_id, data.title)
     _print(table)
-    counts = store.manifest["counts"]
+    counts = store.manifest.counts
     _print(f"{counts['chains']} chains, {counts['residues']} residues, {counts['msas']} MSAs; content {store.content_hash}")
     return 0
 
@@ -53,7 +53,7 @@ def verify(path: Path) -> int:
             file=sys.stderr,
         )
         return 1
-    _print(f"{path}: {len(store)} chains, {len(store.manifest['files'])} files, all as written; content {store.content_hash}")
+    _print(f"{path}: {len(store)} chains, {len(store.manifest.files())} files, all as written; content {store.content_hash}")
     return 0
 
 

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -13,60 +12,53 @@ import numpy as np
 
 from ..errors import FoldlineError
 from ..settings import nearest
-from .arrays import ArrayReader
-from .manifest import read_manifest
+from .arrays import ArrayReader, Range
+from .columns import StoreIndex, build_index, load_columns
+from .engine import tensorstore_or_none
+from .manifest import Manifest, read_manifest
+from .places import Place, place_of
 from .residues import decode_sequence
-from .schema import DATA_ARRAYS, INDEX_ARRAYS, METADATA_NUMBERS, METADATA_TEXT, TEXT_ARRAYS
+from .schema import DATA_ARRAYS, METADATA_NUMBERS, METADATA_TEXT
 from .types import ChainMetadata, ChainRecord, Msa, Templates
 from .writer import StoreWriter
 
-__all__ = ["Store", "StoreIndex", "StoreWriter"]
+__all__ = ["MsaRows", "Store", "StoreIndex", "StoreWriter"]
 
-# The process that started tensorstore's threads. They do not survive a fork, so a child of that process reads with zarr-python instead.
-_tensorstore_process: int | None = None
-
-
-@dataclass(frozen=True)
-class StoreIndex:
-    """The columns of a store: ``numbers`` and ``text`` by array name, and where each chain's part of each axis begins."""
-
-    numbers: dict[str, np.ndarray]
-    text: dict[str, list[str]]
-    rows: dict[str, int]  # chain id -> row
-    starts: dict[str, np.ndarray]  # axis -> [N_chains + 1]; the axes of DATA_ARRAYS, and msas, templates
-    msa_cells: np.ndarray  # [N_msas + 1]
-
-    def range(self, axis: str, row: int) -> tuple[int, int]:
-        """First and last+1 element of chain ``row`` on ``axis``."""
-        return int(self.starts[axis][row]), int(self.starts[axis][row + 1])
+MsaRows = Sequence[int] | np.ndarray  # places in the rows of a chain's MSAs, counted over all of them, one behind another
 
 
 class Store:
-    """A store on disk. Only the manifest is read at once; the index at first use; a chain's arrays when asked for.
+    """A store in a folder, a zip file or on S3. Only the manifest is read at once; the index at first use; a chain's arrays when asked
+    for.
 
     It may be pickled, and a process may open one and fork: data files are opened in the process that reads a record.
     """
 
-    def __init__(self, path: Path, manifest: dict[str, Any]) -> None:
-        self.path = path
+    def __init__(self, place: Place, manifest: Manifest) -> None:
+        self.path = place.path
+        self.place = place
         self.manifest = manifest
         self._reader: ArrayReader | None = None
 
     @classmethod
-    def open(cls, path: Path) -> Store:
-        """Open the store at ``path``; FoldlineError when there is none, it is damaged, or it has another schema version."""
-        return cls(Path(path), read_manifest(Path(path)))
+    def open(cls, path: Path | str) -> Store:
+        """Open the store at ``path`` (a folder, a .zip file or s3://bucket/prefix).
+
+        FoldlineError when there is none, it is damaged, or it has another schema version.
+        """
+        place = place_of(path)
+        return cls(place, read_manifest(place))
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_reader": None}
 
     def __len__(self) -> int:
-        return int(self.manifest["counts"]["chains"])
+        return self.manifest.counts["chains"]
 
     @property
     def content_hash(self) -> str:
-        """SHA-256 over the chains' contents; equal for equal content, whatever the order or chunking."""
-        return str(self.manifest["content_hash"])
+        """SHA-256 over the chains' contents; equal for equal content, whatever the order, parts or chunks."""
+        return self.manifest.content_hash
 
     @property
     def chain_ids(self) -> tuple[str, ...]:
@@ -87,10 +79,25 @@ class Store:
         """What is known of a chain without reading its arrays."""
         return self._metadata(self._row(chain_id))
 
-    def record(self, chain_id: str) -> ChainRecord:
-        """Read one chain in full. FoldlineError for an unknown id or damaged files."""
+    def msa_depth(self, chain_id: str) -> int:
+        """Rows of all the chain's MSAs together, known without reading them."""
+        return int(self._depths(self._row(chain_id)).sum())
+
+    def record(self, chain_id: str, rows: MsaRows | None = None) -> ChainRecord:
+        """Read one chain: in full, or with some rows of its MSAs, of which only the chunks that hold them are read.
+
+        ``rows`` are places 0..msa_depth-1 in the rows of all MSAs, one behind another, in any order; the record then has a single MSA of
+        these rows in this order, whose name joins the names by "+". FoldlineError for an unknown id, rows out of range, damaged files.
+        """
         row = self._row(chain_id)
-        return self._guarded(f"chain '{chain_id}'", lambda: self._read_record(row))
+        if rows is None:
+            return self._guarded(f"chain '{chain_id}'", lambda: self._read_record(row, None))
+        wanted = np.asarray(rows, np.int64).reshape(-1)
+        depth = self.msa_depth(chain_id)
+        if len(wanted) and not (wanted.min() >= 0 and wanted.max() < depth):
+            outside = int(wanted[(wanted < 0) | (wanted >= depth)][0])
+            raise FoldlineError(f"row {outside} of the MSAs of chain '{chain_id}' is not there; they have rows 0 to {depth - 1}")
+        return self._guarded(f"chain '{chain_id}'", lambda: self._read_record(row, wanted))
 
     def verify(self) -> list[str]:
         """Check every file against the manifest and every chain against its digest; one line per problem, none when all is well."""
@@ -104,6 +111,9 @@ class Store:
         except KeyError:
             raise FoldlineError(f"{self.path} holds no chain '{chain_id}'; {nearest(chain_id, self.chain_ids)}") from None
 
+    def _depths(self, row: int) -> np.ndarray:
+        return self.index.numbers["msa_depth"][slice(*self.index.range("msas", row))]
+
     def _metadata(self, row: int) -> ChainMetadata:
         fields: dict[str, Any] = {name: self.index.text[name][row] for name in METADATA_TEXT}
         fields |= {name: self.index.numbers[name][row].item() for name in METADATA_NUMBERS}
@@ -112,6 +122,8 @@ class Store:
     def _guarded(self, what: str, read: Callable[[], Any]) -> Any:
         try:
             return read()
+        except FoldlineError:
+            raise
         except Exception as error:  # over a damaged file, zarr and tensorstore raise whatever the damage leads to
             raise FoldlineError(
                 f"{what} of {self.path} cannot be read ({str(error).splitlines()[0][:200] if str(error) else type(error).__name__}); "
@@ -119,31 +131,23 @@ class Store:
             ) from error
 
     def _read_index(self) -> StoreIndex:
-        reader = ArrayReader(self.path)
-        numbers = {name: reader.whole(name) for name in INDEX_ARRAYS}
-        text = {name: reader.whole(name).tobytes().decode().split("\n")[:-1] for name in TEXT_ARRAYS}
-        length, n_msas, n_templates = (numbers[n].astype(np.int64) for n in ("length", "n_msas", "n_templates"))
-        msa_starts, msa_lengths = _starts(n_msas), np.repeat(length, n_msas)
-        msa_cells = _starts(msa_lengths * numbers["msa_depth"])
-        n_templates = np.maximum(n_templates, 0)
-        starts = {
-            "residues": _starts(length),
-            "plddts": _starts(length * numbers["has_plddt"]),
-            "msas": msa_starts,
-            "cells": msa_cells[msa_starts],
-            "templates": _starts(n_templates),
-            "template_residues": _starts(n_templates * length),
-        }
-        rows = {chain_id: row for row, chain_id in enumerate(text["chain_id"])}
-        if len(rows) != len(self):
-            raise ValueError(f"{len(rows)} chain ids for {len(self)} chains")
-        return StoreIndex(numbers, text, rows, starts, msa_cells)
+        columns = load_columns(self.place, self.manifest.index.file)
+        return build_index(columns, [(part.counts or {})["chains"] for part in self.manifest.parts])
 
-    def _read_record(self, row: int) -> ChainRecord:
-        index = self.index
+    def _read_record(self, row: int, wanted: np.ndarray | None) -> ChainRecord:
+        index, length = self.index, int(self.lengths[row])
         if self._reader is None or self._reader.process != os.getpid():
-            self._reader = ArrayReader(self.path, _tensorstore_or_none())
-        data = self._reader.read({name: index.range(spec.axis, row) for name, spec in DATA_ARRAYS.items()}, DATA_ARRAYS)
+            self._reader = ArrayReader(self.place, tensorstore_or_none())
+        ranges: dict[str, list[Range]] = {name: [index.range_in_part(spec.axis, row)] for name, spec in DATA_ARRAYS.items()}
+        if wanted is not None:
+            kept, runs = row_runs(wanted, max(1, DATA_ARRAYS["msa"].chunk // length))
+            base = ranges["msa"][0][0]
+            ranges["msa"] = ranges["deletions"] = [(base + a * length, base + b * length) for a, b in runs]
+        part = self.manifest.parts[index.part_of(row)].file
+        data = self._reader.read(part, ranges, DATA_ARRAYS)
+        if wanted is not None:
+            for name in ("msa", "deletions"):
+                data[name] = data[name].reshape(-1, length)[kept]
         return ChainRecord(
             metadata=self._metadata(row),
             sequence=decode_sequence(data["aatype"]),
@@ -151,7 +155,7 @@ class Store:
             residue_index=data["residue_index"],
             positions=data["positions"],
             mask=data["mask"],
-            msas=self._msas(row, data),
+            msas=self._msas(row, data) if wanted is None else self._some_rows(row, data),
             templates=self._templates(row, data),
             plddt=data["plddt"] if index.numbers["has_plddt"][row] else None,
         )
@@ -167,6 +171,9 @@ class Store:
             msas.append(Msa(index.text["msa_name"][i], rows, deletions))
         return tuple(msas)
 
+    def _some_rows(self, row: int, data: dict[str, np.ndarray]) -> tuple[Msa, ...]:
+        return (Msa("+".join(self.index.text["msa_name"][slice(*self.index.range("msas", row))]), data["msa"], data["deletions"]),)
+
     def _templates(self, row: int, data: dict[str, np.ndarray]) -> Templates | None:
         count, length = int(self.index.numbers["n_templates"][row]), int(self.lengths[row])
         if count < 0:
@@ -179,19 +186,14 @@ class Store:
         return Templates(aatype, positions, mask, names, self.index.numbers["template_sum_probs"][first:last])
 
 
-def _starts(lengths: np.ndarray) -> np.ndarray:
-    """[N] lengths -> [N+1] offsets, int64."""
-    return np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
-
-
-def _tensorstore_or_none() -> Any:
-    """The tensorstore module, or None where it is not installed or its threads were left behind by a fork."""
-    global _tensorstore_process
-    if _tensorstore_process not in (None, os.getpid()):
-        return None
-    try:
-        import tensorstore
-    except ImportError:
-        return None
-    _tensorstore_process = os.getpid()
-    return tensorstore
+def row_runs(wanted: np.ndarray, close: int) -> tuple[np.ndarray, list[Range]]:
+    """The runs of rows that hold all ``wanted`` ones, where rows fewer than ``close`` apart (they share a chunk or its neighbour) are
+    read in one; and where each wanted row lies in the runs put one behind another."""
+    if not len(wanted):
+        return wanted, []
+    rows = np.unique(wanted)
+    breaks = np.flatnonzero(np.diff(rows) > close)
+    firsts, lasts = rows[np.concatenate([[0], breaks + 1])], rows[np.concatenate([breaks, [len(rows) - 1]])] + 1
+    offsets = np.concatenate([[0], np.cumsum(lasts - firsts)[:-1]])
+    run = np.searchsorted(firsts, wanted, side="right") - 1
+    return offsets[run] + wanted - firsts[run], [(int(a), int(b)) for a, b in zip(firsts, lasts, strict=True)]

@@ -2,74 +2,88 @@
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Callable, Iterator
+
 from ..errors import FoldlineError
-from .digest import content_digest, file_digest, record_digest
-from .manifest import store_files
-from .schema import DATA_ARRAYS, INDEX_ARRAYS, SCHEMA_VERSION
+from .digest import content_digest, record_digest
+from .manifest import StoreFile
+from .schema import MANIFEST, SCHEMA_VERSION
 from .store import Store
 
 _NAMED_AT_MOST = 8
 
+Progress = Callable[[int, int, str], None]  # bytes checked, all bytes, the file being read
 
-def find_problems(store: Store) -> list[str]:
-    """One line per problem: files against the manifest's hashes, then every chain against its digest, then the content hash."""
-    damaged = _damaged_files(store)
-    try:
-        bad_chains = _damaged_chains(store)
-    except FoldlineError as error:
-        return [f"{path}: {what}; every chain is affected" for path, what in damaged.items()] or [str(error)]
-    problems = [f"{path}: {what}; {_affected(store, path, bad_chains)}" for path, what in damaged.items()]
-    if not damaged:
-        problems += [f"chain '{chain_id}': {what}" for chain_id, what in bad_chains.items()]
+
+def find_problems(store: Store, progress: Progress | None = None) -> list[str]:
+    """One line per problem: each file against the manifest's size and SHA-256, then the chains of damaged parts against their digests.
+
+    Every byte of an undamaged store is read once: a file that is as it was committed holds the chains that were committed. FoldlineError
+    when files cannot be read at all.
+    """
+    damaged = _damaged_files(store, progress)
+    unread = [store.manifest.index.file] if store.manifest.index.file in damaged else []
+    if not unread:
+        digests = {chain_id: store.index.numbers["sha256"][row].tobytes() for chain_id, row in store.index.rows.items()}
+        if content_digest(SCHEMA_VERSION, digests.items()) != store.content_hash:
+            return [f"{store.path}: the chains' digests do not make up the content hash in the manifest"]
+    parts = {part.file: number for number, part in enumerate(store.manifest.parts)}
+    problems = []
+    for file, what in damaged.items():
+        if file in unread:
+            affected = "every chain is affected"
+        elif file in parts:
+            affected = "which of its chains are affected is not known" if unread else _affected(store, parts[file])
+        else:
+            affected = "no chain's content is affected"
+        problems.append(f"{file}: {what}; {affected}")
     return problems
 
 
-def _damaged_files(store: Store) -> dict[str, str]:
+def _damaged_files(store: Store, progress: Progress | None) -> dict[str, str]:
     """Relative path -> what is wrong with the file."""
-    listed: dict[str, dict[str, object]] = store.manifest["files"]
-    found = store_files(store.path)
-    damaged = {path: "is missing" for path in listed if path not in set(found)}
-    damaged |= {path: "is not listed in the manifest" for path in found if path not in listed}
-    for path, stated in listed.items():
-        if path in damaged:
+    listed = {file.file: file for file in store.manifest.files()}
+    found = set(store.place.names()) - {MANIFEST}
+    damaged = {file: "is missing" for file in listed if file not in found}
+    damaged |= {file: "is not listed in the manifest" for file in found if file not in listed}
+    total, done = sum(file.bytes for file in listed.values()), 0
+    for name, file in listed.items():
+        if name in damaged:
             continue
-        size = (store.path / path).stat().st_size
-        if size != stated["bytes"]:
-            damaged[path] = f"has {size} bytes, the manifest says {stated['bytes']}"
-        elif file_digest(store.path / path) != stated["sha256"]:
-            damaged[path] = "its content differs from the manifest's SHA-256"
+        size, digest = 0, hashlib.sha256()
+        for block in _blocks(store, file):
+            size += len(block)
+            digest.update(block)
+            if progress is not None:
+                progress(done + size, total, name)
+        done += file.bytes
+        if size != file.bytes:
+            damaged[name] = f"has {size} bytes, the manifest says {file.bytes}"
+        elif digest.hexdigest() != file.sha256:
+            damaged[name] = "its content differs from the manifest's SHA-256"
     return dict(sorted(damaged.items()))
 
 
-def _damaged_chains(store: Store) -> dict[str, str]:
-    """Chain id -> why it is not what was written. FoldlineError when the index itself cannot be read."""
-    digests = {chain_id: store.index.numbers["sha256"][row].tobytes() for chain_id, row in store.index.rows.items()}
-    bad: dict[str, str] = {}
-    for chain_id, stated in digests.items():
-        try:
-            if record_digest(store.record(chain_id)) != stated:
-                bad[chain_id] = "its content differs from the SHA-256 taken when it was written"
-        except FoldlineError as error:
-            bad[chain_id] = str(error)
-    if not bad and content_digest(SCHEMA_VERSION, digests.items()) != store.content_hash:
-        raise FoldlineError(f"{store.path}: the chains' digests do not make up the content hash in the manifest")
-    return bad
+def _blocks(store: Store, file: StoreFile) -> Iterator[bytes]:
+    try:
+        yield from store.place.blocks(file.file, file.bytes)
+    except (OSError, ValueError):  # a zip whose directory is damaged: what cannot be read has no bytes
+        return
 
 
-def _affected(store: Store, path: str, bad_chains: dict[str, str]) -> str:
-    """Which of the unreadable or changed chains have data in the file ``path``."""
-    name, _, key = path.partition("/c/")
-    spec = (DATA_ARRAYS | INDEX_ARRAYS).get(name)
-    chains = list(bad_chains)
-    if spec is not None and key:
-        first = int(key.split("/")[0]) * spec.shard
-        chains = [c for c in chains if _touches(store, spec.axis, store.index.rows[c], first, first + spec.shard)]
+def _affected(store: Store, part: int) -> str:
+    """Which chains of a damaged part cannot be read or have changed."""
+    chain_ids = store.index.text["chain_id"][store.index.part_rows[part] : store.index.part_rows[part + 1]]
+    chains = [chain_id for chain_id in chain_ids if not _as_written(store, chain_id)]
     if not chains:
         return "no chain's content is affected"
     more = len(chains) - _NAMED_AT_MOST
     return f"chains affected: {', '.join(chains[:_NAMED_AT_MOST])}" + (f" and {more} more" if more > 0 else "")
 
 
-def _touches(store: Store, axis: str, row: int, first: int, last: int) -> bool:
-    start, stop = (row, row + 1) if axis == "chains" else store.index.range(axis, row)
-    return start < last and stop > first
+def _as_written(store: Store, chain_id: str) -> bool:
+    try:
+        return record_digest(store.record(chain_id)) == store.index.numbers["sha256"][store.index.rows[chain_id]].tobytes()
+    except FoldlineError:
+        return False

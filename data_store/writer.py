@@ -1,22 +1,28 @@
-"""``StoreWriter``: builds a store in a folder beside its destination and moves it there when it is complete."""
+"""From parts to a store: ``StoreWriter`` makes both, ``commit_store`` and ``append_parts`` take parts that others made."""
 
 from __future__ import annotations
 
 import fcntl
 import os
 import shutil
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 
-import numpy as np
-
 from ..errors import FoldlineError
-from .arrays import ArrayAppender, create_group
-from .digest import content_digest, record_digest
-from .manifest import write_manifest
-from .residues import N_ATOM37, decode_sequence, largest_share
-from .schema import ALL_ARRAYS, DATA_ARRAYS, METADATA_NUMBERS, METADATA_TEXT, SCHEMA_VERSION
-from .types import ChainRecord, Msa, Templates
+from .check import check_record
+from .columns import Columns, join_columns, load_columns, save_columns
+from .digest import content_digest
+from .manifest import Manifest, describe_file, flush, read_manifest, write_manifest
+from .parts import PartEntry, PartWriter, read_part_columns, read_part_entry
+from .places import FolderPlace, place_of
+from .schema import MANIFEST, PARTS, SCHEMA_VERSION
+from .types import ChainRecord
+
+__all__ = ["StoreWriter", "append_parts", "check_record", "commit_store", "refuse_existing"]
+
+_NAMED_AT_MOST = 5
 
 
 class StoreWriter:
@@ -31,88 +37,87 @@ class StoreWriter:
         refuse_existing(path)
         self._partial = path.absolute().parent / f".{path.name}.partial"
         self._lock = _claim(self._partial)
-        create_group(self._partial)
-        self._digests: dict[str, bytes] = {}
-        self._index: dict[str, list[int | float | np.ndarray]] = {n: [] for n in ALL_ARRAYS if n not in DATA_ARRAYS}
-        self._text: dict[str, list[str]] = {n: [] for n in (*METADATA_TEXT, "msa_name", "template_name")}
-        self._counts = dict.fromkeys(("chains", "residues", "msas", "msa_cells", "templates"), 0)
-        self._data = {name: ArrayAppender(self._partial, name, spec) for name, spec in DATA_ARRAYS.items()}
+        (self._partial / PARTS).mkdir()
+        self._ids: set[str] = set()
+        self._parts: list[Path] = []
+        self._part: PartWriter | None = None
 
     def __enter__(self) -> StoreWriter:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         try:
+            if self._part is not None:
+                self._part.__exit__(kind, error, trace)
             if kind is None:
-                self._commit()
+                _finish(self._partial, _place_parts(self._partial, self._parts), self.path)
         finally:
             shutil.rmtree(self._partial, ignore_errors=True)
             os.close(self._lock)
 
     def add(self, record: ChainRecord) -> None:
         """Append one chain. Raises FoldlineError when it breaks a rule of ``ChainRecord`` or its id is already there."""
-        check_record(record)
-        if record.metadata.chain_id in self._digests:
+        if record.metadata.chain_id in self._ids:
+            check_record(record)
             raise FoldlineError(f"chain '{record.metadata.chain_id}' is given twice; chain ids are unique in a store")
-        self._digests[record.metadata.chain_id] = record_digest(record)
-        self._add_data(record)
-        self._add_index(record)
+        if self._part is not None and self._part.full:
+            self._part.__exit__(None, None, None)
+            self._part = None
+        if self._part is None:
+            self._parts.append(self._partial / f"{len(self._parts)}.zip")
+            self._part = PartWriter(self._parts[-1])
+        self._part.add(record)
+        self._ids.add(record.metadata.chain_id)
 
-    def _add_data(self, record: ChainRecord) -> None:
-        for name in ("aatype", "residue_index", "positions", "mask"):
-            self._data[name].append(getattr(record, name))
-        if record.plddt is not None:
-            self._data["plddt"].append(record.plddt)
-        for msa in record.msas:
-            self._data["msa"].append(msa.rows.reshape(-1))
-            self._data["deletions"].append(msa.deletions.reshape(-1))
-        if record.templates is not None:
-            for name in ("aatype", "positions", "mask"):
-                stacked = getattr(record.templates, name)
-                self._data[f"template_{name}"].append(stacked.reshape(-1, *stacked.shape[2:]))
 
-    def _add_index(self, record: ChainRecord) -> None:
-        metadata, templates, index = record.metadata, record.templates, self._index
-        for name in METADATA_TEXT:
-            self._text[name].append(getattr(metadata, name))
-        for name in METADATA_NUMBERS:
-            index[name].append(getattr(metadata, name))
-        index["length"].append(len(record.sequence))
-        index["n_msas"].append(len(record.msas))
-        index["n_templates"].append(-1 if templates is None else len(templates.aatype))
-        index["has_plddt"].append(int(record.plddt is not None))
-        index["largest_share"].append(largest_share(record.aatype))
-        index["sha256"].append(np.frombuffer(self._digests[metadata.chain_id], np.uint8))
-        index["msa_depth"].extend(len(msa.rows) for msa in record.msas)
-        self._text["msa_name"].extend(msa.name for msa in record.msas)
-        if templates is not None:
-            index["template_sum_probs"].extend(templates.sum_probs)
-            self._text["template_name"].extend(templates.names)
-        added = (
-            1,
-            len(record.sequence),
-            len(record.msas),
-            sum(m.rows.size for m in record.msas),
-            len(templates.aatype) if templates else 0,
+def commit_store(path: Path, parts: Sequence[Path]) -> None:
+    """Make finished part files a store at ``path``, in the order given. They are moved into it, but only when it is complete: a run
+    that is killed leaves them where they are, and calling again works.
+
+    FoldlineError, leaving nothing behind, when ``path`` exists, a part is damaged, or two hold the same chain.
+    """
+    refuse_existing(path)
+    staging = path.absolute().parent / f".{path.name}.commit"
+    lock = _claim(staging)
+    try:
+        (staging / PARTS).mkdir()
+        _finish(staging, _place_parts(staging, parts), path)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+        os.close(lock)
+    for part in parts:
+        part.unlink(missing_ok=True)
+
+
+def append_parts(store: Path, parts: Sequence[Path]) -> None:
+    """Add finished part files to the store at ``store``: readers see the store as it was or with all of them, whatever happens.
+
+    The files are moved into it when that is done. FoldlineError, with the store as it was, when it is no folder, another process is
+    appending, a part is damaged, or a chain is in the store already.
+    """
+    place = place_of(store)
+    if not isinstance(place, FolderPlace):
+        raise FoldlineError(
+            f"{store} is no folder, and only a folder can be appended to; copy it to one (foldline store copy {store} FOLDER), "
+            f"append there, and copy it back to a new path"
         )
-        self._counts = {name: count + more for (name, count), more in zip(self._counts.items(), added, strict=True)}
-
-    def _commit(self) -> None:
-        for appender in self._data.values():
-            appender.close()
-        text = {name: np.frombuffer("".join(f"{v}\n" for v in values).encode(), np.uint8) for name, values in self._text.items()}
-        for name, spec in ALL_ARRAYS.items():
-            if name not in DATA_ARRAYS:
-                values = text[name] if name in text else np.array(self._index[name], spec.dtype).reshape(-1, *spec.tail)
-                appender = ArrayAppender(self._partial, name, spec)
-                appender.append(values)
-                appender.close()
-        write_manifest(self._partial, self._counts, content_digest(SCHEMA_VERSION, self._digests.items()))
-        refuse_existing(self.path)
-        self._partial.rename(self.path.absolute())
-        descriptor = os.open(self.path.absolute().parent, os.O_RDONLY)
-        os.fsync(descriptor)
-        os.close(descriptor)
+    lock = _lock_store(store)
+    try:
+        manifest = read_manifest(place)
+        _sweep(store, manifest)
+        entries = _place_parts(store, parts)
+        try:
+            old = load_columns(place, manifest.index.file)
+            new = [read_part_columns(store / PARTS / entry.name) for entry in entries]
+            _refuse_duplicates([old, *new], store)
+            _write_tables(store, manifest, join_columns([old, *new]), entries)
+        except BaseException:
+            _sweep(store, read_manifest(place))
+            raise
+    finally:
+        os.close(lock)
+    for part in parts:
+        part.unlink(missing_ok=True)
 
 
 def refuse_existing(path: Path) -> None:
@@ -121,56 +126,85 @@ def refuse_existing(path: Path) -> None:
         raise FoldlineError(f"{path} already exists; a store is never overwritten: remove it or give --store another path")
 
 
-def check_record(record: ChainRecord) -> None:
-    """FoldlineError naming the first rule of ``ChainRecord`` that ``record`` breaks."""
-    n_res = len(record.sequence)
-    _demand(record, n_res > 0, "its sequence is empty")
-    _array(record, "aatype", record.aatype, "int8", (n_res,))
-    _array(record, "residue_index", record.residue_index, "int32", (n_res,))
-    _array(record, "positions", record.positions, "float32", (n_res, N_ATOM37, 3))
-    _array(record, "mask", record.mask, "uint8", (n_res, N_ATOM37))
-    _demand(record, bool(((record.aatype >= 0) & (record.aatype <= 20)).all()), "aatype is not within 0..20")
-    _demand(record, decode_sequence(record.aatype) == record.sequence, "sequence and aatype differ (letters: the twenty and X)")
-    _demand(record, bool(np.isfinite(record.positions).all()), "positions are not all finite")
-    _demand(record, bool((record.mask <= 1).all()), "mask holds values other than 0 and 1")
-    _demand(record, len(record.msas) > 0, "it has no MSA; give at least the query alone")
-    for msa in record.msas:
-        _check_msa(record, msa)
-    if record.templates is not None:
-        _check_templates(record, record.templates)
-    if record.plddt is not None:
-        _array(record, "plddt", record.plddt, "float32", (n_res,))
-    names = (*(getattr(record.metadata, n) for n in METADATA_TEXT), *(m.name for m in record.msas))
-    _demand(record, not any("\n" in text for text in names), "a text value holds a line feed")
-    _demand(record, bool(record.metadata.chain_id), "its chain id is empty")
+def _place_parts(root: Path, parts: Sequence[Path]) -> list[PartEntry]:
+    """Link the part files into the store's folder under names made of their content (a copy where links do not go)."""
+    entries = []
+    for part in parts:
+        entry = read_part_entry(part)
+        name = f"part-{entry.sha256[:16]}.zip"
+        target = root / PARTS / name
+        if target.exists():
+            raise FoldlineError(f"{part} holds the same chains as another part ({name}); give each part once")
+        try:
+            os.link(part, target)
+        except OSError:
+            shutil.copyfile(part, target)
+            flush(target)
+        entries.append(replace(entry, name=name))
+    return entries
 
 
-def _check_msa(record: ChainRecord, msa: Msa) -> None:
-    shape = (max(len(msa.rows), 1), len(record.sequence))
-    _array(record, f"MSA '{msa.name}'", msa.rows, "uint8", shape)
-    _array(record, f"deletions of MSA '{msa.name}'", msa.deletions, "uint8", shape)
-    _demand(record, bool((msa.rows <= 21).all()), f"MSA '{msa.name}' is not within 0..21")
-    _demand(record, bool((msa.rows[0] == record.aatype).all()), f"row 0 of MSA '{msa.name}' is not the chain's sequence")
+def _finish(root: Path, entries: Sequence[PartEntry], path: Path) -> None:
+    """Write index and manifest over the parts in ``root`` and move that folder to ``path``."""
+    columns = [read_part_columns(root / PARTS / entry.name) for entry in entries]
+    _refuse_duplicates(columns, path)
+    for file in root.glob("*.zip"):
+        file.unlink()
+    _write_tables(root, None, join_columns(columns), entries)
+    refuse_existing(path)
+    root.rename(path.absolute())
+    flush(path.absolute().parent)
 
 
-def _check_templates(record: ChainRecord, templates: Templates) -> None:
-    shape = (len(templates.aatype), len(record.sequence))
-    _array(record, "template aatype", templates.aatype, "int8", shape)
-    _array(record, "template positions", templates.positions, "float32", (*shape, N_ATOM37, 3))
-    _array(record, "template mask", templates.mask, "uint8", (*shape, N_ATOM37))
-    _array(record, "template sum_probs", templates.sum_probs, "float32", shape[:1])
-    _demand(record, len(templates.names) == shape[0], f"{shape[0]} templates have {len(templates.names)} names")
-    _demand(record, not any("\n" in name for name in templates.names), "a template's name holds a line feed")
+def _write_tables(root: Path, old: Manifest | None, columns: Columns, entries: Sequence[PartEntry]) -> None:
+    """Index file, then manifest: from its renaming on the store is the new one."""
+    generation = old.generation + 1 if old else 1
+    index = f"index-{generation}.zip"
+    save_columns(root / index, columns)
+    flush(root / index)
+    added = [describe_file(root, f"{PARTS}/{entry.name}", entry.sha256, entry.counts) for entry in entries]
+    write_manifest(
+        root,
+        Manifest(
+            schema_version=SCHEMA_VERSION,
+            generation=generation,
+            counts=columns.counts(),
+            content_hash=content_digest(SCHEMA_VERSION, columns.digests.items()),
+            index=describe_file(root, index),
+            previous_index=old.index if old else None,
+            parts=(*(old.parts if old else ()), *added),
+        ),
+    )
 
 
-def _array(record: ChainRecord, what: str, array: np.ndarray, dtype: str, shape: tuple[int, ...]) -> None:
-    fits = array.dtype == np.dtype(dtype) and array.shape == shape
-    _demand(record, fits, f"{what} is {array.dtype} {list(array.shape)}, not {dtype} {list(shape)}")
+def _refuse_duplicates(columns: Sequence[Columns], path: Path) -> None:
+    seen: set[str] = set()
+    twice: list[str] = []
+    for part in columns:
+        twice += [chain_id for chain_id in part.text["chain_id"] if chain_id in seen]
+        seen.update(part.text["chain_id"])
+    if twice:
+        more = len(twice) - _NAMED_AT_MOST
+        named = ", ".join(twice[:_NAMED_AT_MOST]) + (f" and {more} more" if more > 0 else "")
+        raise FoldlineError(f"{path}: {len(twice)} chains are given twice ({named}); chain ids are unique in a store: leave them out")
 
 
-def _demand(record: ChainRecord, holds: bool, problem: str) -> None:
-    if not holds:
-        raise FoldlineError(f"chain '{record.metadata.chain_id}' cannot be stored: {problem}")
+def _sweep(store: Path, manifest: Manifest) -> None:
+    """Remove what an append that was killed left behind, and indexes that no reader can be waiting for."""
+    listed = {file.file for file in manifest.files()}
+    for file in (*store.glob(f"{PARTS}/part-*.zip"), *store.glob("index-*.zip"), store / f"{MANIFEST}.new"):
+        if file.relative_to(store).as_posix() not in listed:
+            file.unlink(missing_ok=True)
+
+
+def _lock_store(store: Path) -> int:
+    descriptor = os.open(store, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        raise FoldlineError(f"another process is appending to {store}; wait for it") from None
+    return descriptor
 
 
 def _claim(partial: Path) -> int:

@@ -31,7 +31,7 @@ ONE_FILE = {
     "mpi4py": ("cluster/ranks.py", "data_store/pool.py"),
     "tensorrt": ("export/tensorrt.py",),
     "tensorrt_rtx": ("export/tensorrt.py",),
-    "tensorstore": ("data_store/store.py",),
+    "tensorstore": ("data_store/engine.py",),
 }
 
 

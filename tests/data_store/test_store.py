@@ -8,6 +8,7 @@ import os
 import pickle
 import shutil
 import signal
+import zipfile
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +18,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from foldline.data_store import schema
+from foldline.data_store import engine, schema
 from foldline.data_store import store as store_module
 from foldline.data_store.manifest import MANIFEST, read_manifest
 from foldline.data_store.store import Store, StoreWriter
@@ -45,15 +46,19 @@ def write(path: Path, records: Iterable[ChainRecord]) -> Store:
     return Store.open(path)
 
 
+def part_of(store: Store, number: int = 0) -> Path:
+    return store.path / store.manifest.parts[number].file
+
+
 @pytest.fixture
-def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Chunks of 4 and shards of 16 elements, so that a few residues cross many borders."""
+def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Chunks of 4 elements, so that a few residues cross many borders."""
     for name, spec in schema.ALL_ARRAYS.items():
         table = (
             schema.DATA_ARRAYS if name in schema.DATA_ARRAYS else schema.INDEX_ARRAYS if name in schema.INDEX_ARRAYS else schema.TEXT_ARRAYS
         )
-        monkeypatch.setitem(table, name, spec._replace(chunk=4, shard=16))
-        monkeypatch.setitem(schema.ALL_ARRAYS, name, spec._replace(chunk=4, shard=16))
+        monkeypatch.setitem(table, name, spec._replace(chunk=4))
+        monkeypatch.setitem(schema.ALL_ARRAYS, name, spec._replace(chunk=4))
 
 
 @pytest.fixture(scope="module")
@@ -90,24 +95,25 @@ class TestRoundTrip:
             assert store.metadata(record.metadata.chain_id) == record.metadata
         assert store.verify() == []
 
-    def test_chains_cross_chunks_and_shards(self, tmp_path: Path, small_shards: None) -> None:
+    def test_chains_cross_chunks(self, tmp_path: Path, small_chunks: None) -> None:
         rng = np.random.default_rng(1)
         records = [random_record(rng, f"c{i}", n, (2, 3), 1, i % 2 == 0) for i, n in enumerate((1, 15, 16, 17, 50, 3))]
         store = write(tmp_path / "s", records)
-        assert len(list((tmp_path / "s" / "aatype" / "c").iterdir())) == -(-sum(len(r.sequence) for r in records) // 16)
+        names = zipfile.ZipFile(part_of(store)).namelist()
+        assert sum(name.startswith("residue_index/c/") for name in names) == -(-sum(len(r.sequence) for r in records) // 4)
         for record in records:
             assert_same(store.record(record.metadata.chain_id), record)
 
     def test_zarr_python_reads_the_same(self, three: tuple[Store, list[ChainRecord]], monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(store_module, "_tensorstore_or_none", lambda: None)
+        monkeypatch.setattr(store_module, "tensorstore_or_none", lambda: None)
         for record in three[1]:
             assert_same(three[0].record(record.metadata.chain_id), record)
 
     def test_tensorstore_is_what_reads(self, three: tuple[Store, list[ChainRecord]]) -> None:
         three[0].record("1abc_A")
-        assert store_module._tensorstore_process == os.getpid()
+        assert engine.tensorstore_process() == os.getpid()
 
-    def test_content_hash_is_of_content_alone(self, three: tuple[Store, list[ChainRecord]], tmp_path: Path, small_shards: None) -> None:
+    def test_content_hash_is_of_content_alone(self, three: tuple[Store, list[ChainRecord]], tmp_path: Path, small_chunks: None) -> None:
         store, records = three
         assert write(tmp_path / "other", records[::-1]).content_hash == store.content_hash
         changed = replace(records[0], positions=records[0].positions + np.float32(0.001))
@@ -216,17 +222,15 @@ class TestOpen:
             three[0].record("1abd_A")
 
     def test_manifest_counts(self, three: tuple[Store, list[ChainRecord]]) -> None:
-        assert read_manifest(three[0].path)["counts"] == {"chains": 3, "residues": 38, "msas": 4, "msa_cells": 21 + 150 + 1, "templates": 2}
+        assert read_manifest(three[0].place).counts == {"chains": 3, "residues": 38, "msas": 4, "msa_cells": 21 + 150 + 1, "templates": 2}
 
 
 class TestVerify:
     def test_every_flipped_byte_is_found(self, three: tuple[Store, list[ChainRecord]]) -> None:
         root, rng = three[0].path, np.random.default_rng(11)
-        files = sorted(p for p in root.rglob("*") if p.is_file())
-        assert len(files) > 40
-        for path in files:
+        for path in sorted(p for p in root.rglob("*") if p.is_file()):
             data = path.read_bytes()
-            for place in rng.choice(len(data), 2, replace=False):
+            for place in rng.choice(len(data), 20, replace=False):
                 damaged = bytearray(data)
                 damaged[place] ^= 1 << int(rng.integers(8))
                 path.write_bytes(damaged)
@@ -240,35 +244,41 @@ class TestVerify:
             path.write_bytes(data)
         assert Store.open(root).verify() == []
 
-    def test_the_chains_of_a_damaged_shard_are_named(self, tmp_path: Path, small_shards: None) -> None:
+    def test_the_chains_of_a_damaged_chunk_are_named(self, tmp_path: Path, small_chunks: None) -> None:
         rng = np.random.default_rng(2)
         store = write(tmp_path / "s", [random_record(rng, name, 16) for name in ("first", "second", "third")])
-        for name in ("positions/c/1/0/0", "mask/c/1/0", "residue_index/c/1", "msa/c/1"):
-            path = store.path / name
-            data = path.read_bytes()
-            path.write_bytes(bytes([data[0] ^ 255]) + data[1:])
+        for entry in ("positions/c/4/0/0", "mask/c/5/0", "residue_index/c/6", "msa/c/7"):
+            data = damage(part_of(store), entry)
             (problem,) = Store.open(store.path).verify()
-            assert problem.startswith(f"{name}: "), problem
+            assert problem.startswith(f"{store.manifest.parts[0].file}: "), problem
             assert problem.endswith("chains affected: second"), problem
-            path.write_bytes(data)
+            part_of(store).write_bytes(data)
 
     def test_missing_cut_and_foreign_files(self, three: tuple[Store, list[ChainRecord]]) -> None:
-        root = three[0].path
-        (root / "mask" / "c" / "0" / "0").unlink()
-        cut = root / "msa" / "c" / "0"
-        cut.write_bytes(cut.read_bytes()[:-3])
+        root, part = three[0].path, three[0].manifest.parts[0]
+        (root / part.file).write_bytes((root / part.file).read_bytes()[:-3])
         (root / "notes.txt").write_text("hello")
         problems = "\n".join(Store.open(root).verify())
-        assert "mask/c/0/0: is missing" in problems
-        assert f"msa/c/0: has {cut.stat().st_size} bytes, the manifest says {cut.stat().st_size + 3}; chains affected: 1abc_A" in problems
-        assert "notes.txt: is not listed in the manifest" in problems
+        assert (
+            f"{part.file}: has {part.bytes - 3} bytes, the manifest says {part.bytes}; chains affected: 1abc_A, 2abc_B, 3abc_C" in problems
+        )
+        assert "notes.txt: is not listed in the manifest; no chain's content is affected" in problems
+        (root / part.file).unlink()
+        assert f"{part.file}: is missing; chains affected: 1abc_A" in "\n".join(Store.open(root).verify())
 
     def test_reading_damage_is_a_message(self, three: tuple[Store, list[ChainRecord]]) -> None:
-        path = three[0].path / "positions" / "c" / "0" / "0" / "0"
-        data = path.read_bytes()
-        path.write_bytes(bytes([data[0] ^ 255]) + data[1:])
+        damage(part_of(three[0]), "positions/c/0/0/0")
         with pytest.raises(FoldlineError, match=r"chain '1abc_A' of .* cannot be read .*foldline store verify"):
             Store.open(three[0].path).record("1abc_A")
+
+
+def damage(path: Path, entry: str) -> bytes:
+    """Change one byte of an entry of a zip file; the file's bytes before."""
+    data = path.read_bytes()
+    info = zipfile.ZipFile(path).getinfo(entry)
+    place = info.header_offset + 30 + len(entry) + info.file_size // 2
+    path.write_bytes(data[:place] + bytes([data[place] ^ 255]) + data[place + 1 :])
+    return data
 
 
 class TestWriterRefuses:

@@ -1,0 +1,138 @@
+"""Where a store's files lie: a folder, or one zip file. ``place_of`` tells which, ``remote.py`` is the third kind, S3."""
+
+from __future__ import annotations
+
+import io
+import os
+import struct
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, BinaryIO, Protocol
+
+BLOCK = 1 << 22  # bytes read at once from a file that is read whole
+_LOCAL_HEADER = 30
+
+
+class Place(Protocol):
+    """Read access to the files of one store, by relative name."""
+
+    path: Path | str  # as the user wrote it, for messages
+
+    def names(self) -> list[str]:
+        """All files, sorted."""
+
+    def read(self, name: str) -> bytes:
+        """One file whole. FileNotFoundError where there is none."""
+
+    def blocks(self, name: str, size: int) -> Iterator[bytes]:
+        """One file, which should have ``size`` bytes, piece by piece; a longer or shorter one is given as it is."""
+
+    def open(self, name: str) -> BinaryIO:
+        """One file for reading at any position."""
+
+    def kvstore(self, name: str) -> dict[str, Any]:
+        """tensorstore's address of one file."""
+
+
+def place_of(path: Path | str) -> Place:
+    """The place that ``path`` names: ``s3://bucket/prefix`` (also as a Path, which loses a slash), a zip file, or a folder."""
+    text = str(path)
+    if text.startswith("s3:/"):
+        from .remote import S3Place
+
+        return S3Place("s3://" + text.removeprefix("s3:").lstrip("/"))
+    return ZipPlace(Path(path)) if zipfile.is_zipfile(path) else FolderPlace(Path(path))
+
+
+class FolderPlace:
+    """A folder of files."""
+
+    def __init__(self, path: Path) -> None:
+        self.path: Path | str = path
+        self._root = path.absolute()
+
+    def names(self) -> list[str]:
+        return sorted(p.relative_to(self._root).as_posix() for p in self._root.rglob("*") if not p.is_dir() or p.is_symlink())
+
+    def read(self, name: str) -> bytes:
+        return (self._root / name).read_bytes()
+
+    def blocks(self, name: str, size: int) -> Iterator[bytes]:
+        with self.open(name) as file:
+            while block := file.read(BLOCK):
+                yield block
+
+    def open(self, name: str) -> BinaryIO:
+        return (self._root / name).open("rb")
+
+    def kvstore(self, name: str) -> dict[str, Any]:
+        return {"driver": "file", "path": str(self._root / name)}
+
+
+class ZipPlace:
+    """One zip file whose entries are the store's files, uncompressed."""
+
+    def __init__(self, path: Path) -> None:
+        self.path: Path | str = path
+        self._file = path.absolute()
+        with zipfile.ZipFile(self._file) as archive:
+            self._entries = {entry.filename: entry for entry in archive.infolist() if not entry.is_dir()}
+
+    def names(self) -> list[str]:
+        return sorted(self._entries)
+
+    def read(self, name: str) -> bytes:
+        with self.open(name) as file:
+            return file.read()
+
+    def blocks(self, name: str, size: int) -> Iterator[bytes]:
+        with self.open(name) as file:
+            while block := file.read(BLOCK):
+                yield block
+
+    def open(self, name: str) -> BinaryIO:
+        if (entry := self._entries.get(name)) is None:
+            raise FileNotFoundError(f"{self.path} has no entry {name}")
+        if entry.compress_type != zipfile.ZIP_STORED:
+            raise ValueError(f"{self.path} holds {name} compressed; make it with: foldline store copy FOLDER {self.path}")
+        file = self._file.open("rb")
+        file.seek(entry.header_offset)
+        header = file.read(_LOCAL_HEADER)
+        if len(header) < _LOCAL_HEADER or not header.startswith(b"PK\x03\x04"):
+            file.close()
+            raise ValueError(f"{self.path} has no entry {name} where its directory says")
+        name_length, extra_length = struct.unpack("<HH", header[26:30])
+        start = entry.header_offset + _LOCAL_HEADER + name_length + extra_length
+        return io.BufferedReader(_Window(file, start, entry.file_size), BLOCK)
+
+    def kvstore(self, name: str) -> dict[str, Any]:
+        return {"driver": "zip", "base": {"driver": "file", "path": str(self._file)}, "path": name}
+
+
+class _Window(io.RawIOBase):
+    """A range of a file as a file of its own."""
+
+    def __init__(self, file: BinaryIO, start: int, size: int) -> None:
+        self._file, self._start, self._size, self._at = file, start, size, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        self._at = offset + {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: self._size}[whence]
+        return self._at
+
+    def readinto(self, buffer: Any) -> int:
+        self._file.seek(self._start + self._at)
+        data = self._file.read(max(0, min(len(buffer), self._size - self._at)))
+        buffer[: len(data)] = data
+        self._at += len(data)
+        return len(data)
+
+    def close(self) -> None:
+        self._file.close()
+        super().close()
