@@ -17,7 +17,7 @@ from .alignment import Alignment, sequence_weights, spaced_rows
 # Added to the covariance's diagonal, divided by the root of N_eff: the pseudocount of few sequences. Value: Yang et al. 2020 (trRosetta).
 RIDGE = 4.5
 _STATES = 21  # twenty residues and "no residue": gap or unknown
-_MOST_WORK = 6e11  # multiplications of one chain; bounds time and memory of long chains by taking fewer rows
+_MOST_WORK = 3e11  # multiplications of one chain; bounds time and memory of long chains by taking fewer rows
 _BLOCK = 16  # columns of the score matrix made at a time
 
 
