@@ -108,11 +108,13 @@ def test_relatives_of_held_out_chains_are_left_out_on_request() -> None:
     assert trained(chains, validation=("v",)) == {"kin", "entry", "stranger"}
     split = split_chains(table(*chains), DataConfig(validation=("v",), hold_out_relatives=True))
     assert (split.train.tolist(), split.held_out.tolist()) == ([3], [0])
+    assert trained([chain("v"), chain("of nothing known")], validation=("v",), hold_out_relatives=True) == {"of nothing known"}
 
 
 def test_validation_chains_are_held_out_even_when_a_filter_drops_them() -> None:
-    split = split_chains(table(chain("v", resolution=20.0), chain("a")), DataConfig(validation=("v",)))
-    assert (split.train.tolist(), split.held_out.tolist()) == ([1], [0])
+    for train in ((), ("a",)):
+        split = split_chains(table(chain("v", resolution=20.0), chain("a")), DataConfig(validation=("v",), train=train))
+        assert (split.train.tolist(), split.held_out.tolist()) == ([1], [0])
 
 
 @pytest.mark.parametrize(

@@ -34,6 +34,7 @@ def leaky(records: list[ChainRecord], tmp_path_factory: pytest.TempPathFactory) 
         writer.add(sequence_record("kin", named["1ajj_A"].sequence, cluster_id="u"))
         writer.add(sequence_record("homolog", near))
         writer.add(sequence_record("fused", other.sequence + near))
+        writer.add(sequence_record("half", other.sequence + ubiquitin.sequence[:45]))
         writer.add(sequence_record("stranger", named["1gcc_A"].sequence, pdb_id="9xyz", cluster_id="s"))
         writer.add(sequence_record("also held", named["1bxy_A"].sequence))
     return path
@@ -45,14 +46,18 @@ HELD = DataConfig(validation=("held",), hold_out=("also held",))
 @needs_mmseqs
 def test_every_kind_is_found_and_nothing_else(leaky: Path) -> None:
     report = find_leakage(Store.open(leaky), HELD, threads=1)
-    assert (report.trained, report.held_out, report.skipped) == (6, 2, {})
+    assert (report.trained, report.held_out, report.skipped) == (7, 2, {})
     sequence, entry, cluster, identity = report.leaks
     assert sequence == Leak("sequence", 1, 1, 1, (Pair("copy", "held"),))
     assert entry == Leak("entry", 1, 1, 1, (Pair("mate", "held"),))
     assert cluster == Leak("cluster", 1, 1, 1, (Pair("kin", "held"),))
     assert (identity.pairs, identity.trained, identity.held_out) == (3, 3, 1)
     assert identity.worst[0].trained == "copy"
-    assert {p.trained for p in identity.worst} == {"copy", "homolog", "fused"}  # the fusion holds the whole held-out chain
+    assert {p.trained for p in identity.worst} == {
+        "copy",
+        "homolog",
+        "fused",
+    }  # the fusion holds the whole held-out chain, "half" 60 % of it
     assert identity.worst[0] == Pair("copy", "held", 1.0, 1.0)
     assert all(a.identity >= b.identity for a, b in zip(identity.worst, identity.worst[1:], strict=False) if a.identity and b.identity)
     assert [leak.kind for leak in report.forbidden] == ["sequence", "entry", "cluster", "identity"]
@@ -81,7 +86,7 @@ def test_the_command_reports_and_answers_by_its_exit_code(
     config.write_text(f"[run]\nsteps = 5\n{hold_out}")
     assert main([*arguments, "--out", str(out)]) == 1
     told = capsys.readouterr()
-    assert "6 chains to train on, 2 held out" in told.out
+    assert "7 chains to train on, 2 held out" in told.out
     assert "copy  held  100% identical over 100%" in told.out
     assert "leaks into what is held out (sequence, entry, cluster, identity)" in told.err
     report = json.loads(out.read_text())
@@ -108,11 +113,11 @@ def test_the_command_reports_and_answers_by_its_exit_code(
 
 def test_clusters_of_a_file_cure_what_they_show(leaky: Path, tmp_path: Path) -> None:
     clusters = tmp_path / "clusters"
-    clusters.write_text("held copy homolog fused\nmate\nkin\nstranger\nalso\n")
-    with pytest.raises(FoldlineError, match=r"does not name 1 of 8 chains of the store, e.g. 'also held'"):
+    clusters.write_text("held copy homolog fused half\nmate\nkin\nstranger\nalso\n")
+    with pytest.raises(FoldlineError, match=r"does not name 1 of 9 chains of the store, e.g. 'also held'"):
         find_leakage(Store.open(leaky), DataConfig(validation=("held",), clusters=str(clusters)))
     clusters.write_text(
-        "".join(f"held\t{m}\n" for m in ("held", "copy", "homolog", "fused"))
+        "".join(f"held\t{m}\n" for m in ("held", "copy", "homolog", "fused", "half"))
         + "".join(f"{m}\t{m}\n" for m in ("mate", "kin", "stranger", "also held"))
     )
     data = DataConfig(validation=("held",), clusters=str(clusters), hold_out_relatives=True)
@@ -137,7 +142,7 @@ def test_what_cannot_be_looked_for_is_said(demo_store: Path, tmp_path: Path, mon
     [
         ("[run]\nsteps = 1\n", "has no [data] section"),
         ("[data]\nhold_outt = ['a']\n", "unknown key 'hold_outt'; did you mean 'hold_out'?"),
-        ("[data]\n", "8 chains to train on and 0 held out leave nothing to compare; set data.validation"),
+        ("[data]\n", "9 chains to train on and 0 held out leave nothing to compare; set data.validation"),
     ],
 )
 def test_bad_configs_are_one_message(leaky: Path, tmp_path: Path, config: str, message: str, capsys: pytest.CaptureFixture[str]) -> None:
