@@ -160,6 +160,6 @@ def _hhsuite(name: str, path: Path) -> list[Path]:
 
 
 def _siblings(path: Path) -> list[Path]:
-    """All files of an MMseqs2 database: its data, its headers, and what the prefix's known endings name."""
-    own = re.compile(re.escape(path.name) + r"(_h|_seq|_seq_h|_aln|\.idx)?(\.\d+|\.index|\.dbtype|\.lookup|\.source)*")
+    """The files of an MMseqs2 database: its data, headers, members and their alignments. Its index (.idx) follows from these."""
+    own = re.compile(re.escape(path.name) + r"(_h|_seq|_seq_h|_aln)?(\.\d+|\.index|\.dbtype|\.lookup|\.source)*")
     return sorted(file for file in path.parent.iterdir() if own.fullmatch(file.name) and file.is_file())
