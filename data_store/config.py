@@ -77,7 +77,9 @@ class DataConfig:
     clusters: str = ""  # file that overrides the store's cluster ids: `foldline store cluster` makes one
     seed: int = 0
     workers: int = 0  # processes that prepare samples; 0: in the training process
-    prefetch: int = 2  # batches prepared ahead when there are workers
+    prefetch: int = 2  # batches prepared ahead when there are workers; bounds the samples that wait in memory
+    slow_sample_seconds: float = 60.0  # after which a sample that a worker still makes is reported by name
+    stuck_sample_seconds: float = 600.0  # after which its worker is killed and another one tries once more
     sources: tuple[str, ...] = ()  # "experimental", "distillation"; empty: both
     methods: tuple[str, ...] = ()  # of experiments, e.g. "X-RAY DIFFRACTION"; empty: all
     released_from: str = ""  # ISO dates, both inclusive
@@ -94,6 +96,9 @@ class DataConfig:
         _require(self.seed >= 0, "data", "seed", self.seed, "must be at least 0")
         _require(self.workers >= 0, "data", "workers", self.workers, "must be at least 0")
         _require(self.prefetch >= 1, "data", "prefetch", self.prefetch, "must be at least 1")
+        slow, stuck = self.slow_sample_seconds, self.stuck_sample_seconds
+        _require(slow > 0, "data", "slow_sample_seconds", slow, "must be above 0")
+        _require(stuck > slow, "data", "stuck_sample_seconds", stuck, f"must be above data.slow_sample_seconds = {slow}")
         _require(self.max_resolution > 0, "data", "max_resolution", self.max_resolution, "must be above 0 ångström")
         _require(self.min_length >= 1, "data", "min_length", self.min_length, "must be at least 1 residue")
         fits = self.max_length == 0 or self.max_length >= self.min_length

@@ -1,31 +1,34 @@
-"""A stored chain becomes network input: ``training_sample`` (cropped, masked, padded) and ``inference_cycles`` (the whole chain).
+"""A stored chain becomes network input: ``make_sample`` (cropped, masked, compact) and ``inference_cycles`` (the whole chain, expanded).
 
-Everything is a pure function of the record, the config and a seed. Choices of the sample (crop, clamping, block deletion, templates) and of
-each pass (MSA rows, masking) draw from streams of their own, so pass k is the same however many passes follow.
+Everything is a pure function of the record, the config and a seed. The MSA rows that survive, the other choices of the sample (crop,
+clamping, templates) and those of each pass (cluster centres, masking) draw from streams of their own: the rows are known before anything is
+read, and pass k is the same however many passes follow.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
 
 from ..errors import FoldlineError
+from .compact import CyclePart, Sample, alone, expand, expand_features
 from .config import FeatureConfig
-from .features.clusters import nearest_clusters, pack_rows, summarize_clusters
-from .features.crop import crop_window, pad
+from .features.clusters import count_clusters, nearest_clusters, pack_rows
+from .features.crop import crop_indices
 from .features.masking import mask_msa
-from .features.msa import keep_after_block_deletion, keep_at_random, merge_msas, residue_profile, split_rows
-from .features.msa_feat import deletion_value, make_msa_feat, make_target_feat
+from .features.msa import keep_after_block_deletion, keep_at_random, merge_msas, residue_profile, split_rows, take_rows
 from .features.targets import make_targets
 from .features.templates import choose_templates, template_features
 from .types import ChainRecord, FeatureBatch, TrainBatch
 
 _SAMPLE_STREAM, _FIRST_CYCLE_STREAM = 0, 1
+_ROWS_STREAM = 1  # under _SAMPLE_STREAM
 
 
 class _Alignment(NamedTuple):
-    """The rows a sample may draw from, in its window of columns, with what every pass reuses."""
+    """The rows a sample may draw from, in the columns of its crop, with what every pass reuses."""
 
     rows: np.ndarray  # uint8 [depth, N_res]
     deletions: np.ndarray  # uint8 [depth, N_res]
@@ -34,15 +37,24 @@ class _Alignment(NamedTuple):
 
 
 class _Cycle(NamedTuple):
-    """The MSA features of one pass, as fields of FeatureBatch, and its masking targets."""
+    """One pass, and what its masking asks for."""
 
-    features: dict[str, np.ndarray]
+    part: CyclePart
     true_msa: np.ndarray
     bert_mask: np.ndarray
 
 
-def training_sample(record: ChainRecord, config: FeatureConfig, seed: int, n_cycles: int, position: int = 0) -> TrainBatch:
-    """One training sample without a batch dimension, numpy, padded to the sizes of ``config``.
+def choose_rows(depth: int, source: str, config: FeatureConfig, seed: int) -> np.ndarray:
+    """The rows of an alignment of ``depth`` rows that a training sample may see, rising: what is left after block deletion (Algorithm 1)
+    and, of a distillation entry, a uniform choice. Row 0 is always there. Known from the index alone, so that no other row need be read.
+    """
+    rng = np.random.default_rng([seed, _SAMPLE_STREAM, _ROWS_STREAM])
+    keep = keep_after_block_deletion(depth, config.block_delete_fraction, config.block_delete_count, rng)
+    return keep[keep_at_random(len(keep), config.distillation_max_msa, rng)] if source == "distillation" else keep
+
+
+def make_sample(record: ChainRecord, config: FeatureConfig, seed: int, n_cycles: int, position: int = 0) -> Sample:
+    """One training sample of a record that holds the rows of ``choose_rows`` alone.
 
     All passes see the same crop; each has its own MSA rows and masking; the targets' ``true_msa`` and ``bert_mask`` are the last pass's.
     ``position`` is the sample's place in the run's order. Raises FoldlineError for an alignment that does not fit its chain.
@@ -50,62 +62,71 @@ def training_sample(record: ChainRecord, config: FeatureConfig, seed: int, n_cyc
     _check(record, seed, n_cycles)
     rng = np.random.default_rng([seed, _SAMPLE_STREAM])
     clamped = bool(rng.random() < config.clamped_fape_fraction)
-    residues = crop_window(len(record.sequence), config.crop_size, clamped, rng)
+    residues = _columns(crop_indices(record, config.crop_size, config.crop_mode, clamped, rng))
     available = 0 if record.templates is None else len(record.templates.aatype)
     chosen = choose_templates(available, config.max_templates, config.template_pool, rng)
-    alignment = _training_alignment(record, config, residues, rng)
-    fixed = _chain_features(record, residues) | template_features(record.templates, chosen, residues, residues.stop - residues.start)
+    alignment = _alignment(record, residues)
     cycles = [_cycle(alignment, config, config.masked_msa_fraction, seed, k) for k in range(n_cycles)]
-    targets = make_targets(record, residues, cycles[-1].true_msa, cycles[-1].bert_mask, clamped, config.distillation_min_plddt)
-    sizes = {
-        "N_res": config.crop_size,
-        "N_clust": config.max_msa_clusters,
-        "N_extra": config.max_extra_msa,
-        "N_templ": max(1, config.max_templates),
-    }
-    batches = tuple(pad(FeatureBatch(**fixed, **cycle.features), sizes) for cycle in cycles)
-    return TrainBatch(batches, pad(targets, sizes), np.array(position, np.int64))
+    return Sample(
+        chain=_chain_fields(record, residues, chosen),
+        cycles=tuple(cycle.part for cycle in cycles),
+        targets=make_targets(record, residues, cycles[-1].true_msa, cycles[-1].bert_mask, clamped, config.distillation_min_plddt),
+        sizes={
+            "N_res": config.crop_size,
+            "N_clust": config.max_msa_clusters,
+            "N_extra": config.max_extra_msa,
+            "N_templ": max(1, config.max_templates),
+        },
+        position=position,
+    )
+
+
+def training_sample(record: ChainRecord, config: FeatureConfig, seed: int, n_cycles: int, position: int = 0) -> TrainBatch:
+    """``make_sample`` of a whole record, expanded: numpy, without a batch dimension, padded to the sizes of ``config``."""
+    _check(record, seed, n_cycles)
+    keep = choose_rows(sum(len(msa.rows) for msa in record.msas), record.metadata.source, config, seed)
+    sample = make_sample(replace(record, msas=take_rows(record.msas, keep)), config, seed, n_cycles, position)
+    cycles, targets, places = expand([sample])
+    return TrainBatch(tuple(alone(features) for features in cycles), alone(targets), places[0])
 
 
 def inference_cycles(record: ChainRecord, config: FeatureConfig, seed: int, n_cycles: int) -> tuple[FeatureBatch, ...]:
     """The whole chain's features for ``n_cycles`` passes, numpy, without a batch dimension and without padding.
 
     N_clust is the smaller of the alignment's depth and ``max_msa_clusters``; N_extra and N_templ are at least 1, one row of mask 0 where
-    there is nothing to show. The best ``max_templates`` templates are used. Raises FoldlineError as ``training_sample`` does.
+    there is nothing to show. The best ``max_templates`` templates are used. Raises FoldlineError as ``make_sample`` does.
     """
     _check(record, seed, n_cycles)
     residues = slice(0, len(record.sequence))
     available = 0 if record.templates is None else len(record.templates.aatype)
-    chosen = np.arange(min(available, config.max_templates))
-    alignment = _alignment(*merge_msas(record.msas), residues)
-    fixed = _chain_features(record, residues) | template_features(record.templates, chosen, residues, residues.stop)
-    cycles = [_cycle(alignment, config, config.inference_masked_msa_fraction, seed, k) for k in range(n_cycles)]
-    return tuple(FeatureBatch(**fixed, **cycle.features) for cycle in cycles)
-
-
-def _training_alignment(record: ChainRecord, config: FeatureConfig, residues: slice, rng: np.random.Generator) -> _Alignment:
-    rows, deletions = merge_msas(record.msas)
-    keep = keep_after_block_deletion(len(rows), config.block_delete_fraction, config.block_delete_count, rng)
-    if record.metadata.source == "distillation":
-        keep = keep[keep_at_random(len(keep), config.distillation_max_msa, rng)]
-    return _alignment(rows[keep], deletions[keep], residues)
-
-
-def _alignment(rows: np.ndarray, deletions: np.ndarray, residues: slice) -> _Alignment:
-    rows = np.ascontiguousarray(rows[:, residues])
-    return _Alignment(rows, np.ascontiguousarray(deletions[:, residues]), pack_rows(rows), residue_profile(rows))
-
-
-def _chain_features(record: ChainRecord, residues: slice) -> dict[str, np.ndarray]:
-    aatype = record.aatype[residues].astype(np.int64)
-    ids = {name: np.full(len(aatype), getattr(record.metadata, name), np.int64) for name in ("asym_id", "entity_id", "sym_id")}
-    return {
-        "aatype": aatype,
-        "residue_index": record.residue_index[residues].astype(np.int64),
-        "seq_mask": np.ones(len(aatype), np.float32),
-        "target_feat": make_target_feat(aatype),
-        **ids,
+    chain = _chain_fields(record, residues, np.arange(min(available, config.max_templates)))
+    alignment = _alignment(record, residues)
+    cycles = tuple(_cycle(alignment, config, config.inference_masked_msa_fraction, seed, k).part for k in range(n_cycles))
+    sizes = {
+        "N_res": residues.stop,
+        "N_clust": len(cycles[0].centres),
+        "N_extra": max(1, len(cycles[0].extra)),
+        "N_templ": len(chain["template_mask"]),
     }
+    return tuple(alone(features) for features in expand_features([Sample(chain, cycles, {}, sizes)]))
+
+
+def _columns(residues: np.ndarray) -> slice | np.ndarray:
+    """The same residues as a slice where they are a window: slicing columns copies them ten times faster than choosing them."""
+    first, last = int(residues[0]), int(residues[-1])
+    return slice(first, last + 1) if last - first + 1 == len(residues) else residues
+
+
+def _alignment(record: ChainRecord, residues: slice | np.ndarray) -> _Alignment:
+    rows, deletions = (np.ascontiguousarray(cells[:, residues]) for cells in merge_msas(record.msas))
+    return _Alignment(rows, deletions, pack_rows(rows), residue_profile(rows))
+
+
+def _chain_fields(record: ChainRecord, residues: slice | np.ndarray, chosen: np.ndarray) -> dict[str, np.ndarray]:
+    aatype = record.aatype[residues]
+    ids = {name: np.full(len(aatype), getattr(record.metadata, name), np.int32) for name in ("asym_id", "entity_id", "sym_id")}
+    templates = template_features(record.templates, chosen, residues, len(aatype))
+    return {"aatype": aatype, "residue_index": record.residue_index[residues], **ids, **templates}
 
 
 def _cycle(alignment: _Alignment, config: FeatureConfig, masked_fraction: float, seed: int, cycle: int) -> _Cycle:
@@ -123,28 +144,10 @@ def _cycle(alignment: _Alignment, config: FeatureConfig, masked_fraction: float,
         rng,
     )
     nearest = nearest_clusters(planes, centres)[others] if len(others) else others
-    summary = summarize_clusters(centres, chosen_deletions, rows[others], deletions[others], nearest)
-    extra = others[: config.max_extra_msa]  # already in random order
-    features = {
-        "msa_feat": make_msa_feat(centres, chosen_deletions, *summary),
-        "msa_mask": np.ones(centres.shape, np.float32),
-        **_extra_features(rows[extra], deletions[extra]),
-    }
-    return _Cycle(features, true_msa, bert_mask)
-
-
-def _extra_features(rows: np.ndarray, deletions: np.ndarray) -> dict[str, np.ndarray]:
-    if len(rows) == 0:  # one masked row: exported graphs need at least one
-        rows = deletions = np.zeros((1, rows.shape[1]), np.uint8)
-        mask = np.zeros(rows.shape, np.float32)
-    else:
-        mask = np.ones(rows.shape, np.float32)
-    return {
-        "extra_msa": rows.astype(np.int64),
-        "extra_has_deletion": (deletions > 0).astype(np.float32),
-        "extra_deletion_value": deletion_value(deletions),
-        "extra_msa_mask": mask,
-    }
+    other_rows, other_deletions = rows[others], deletions[others]
+    counts = count_clusters(centres, chosen_deletions, other_rows, other_deletions, nearest)
+    shown = config.max_extra_msa  # the others are in random order
+    return _Cycle(CyclePart(centres, chosen_deletions, counts, other_rows[:shown], other_deletions[:shown]), true_msa, bert_mask)
 
 
 def _check(record: ChainRecord, seed: int, n_cycles: int) -> None:

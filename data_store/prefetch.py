@@ -1,142 +1,146 @@
-"""Samples prepared ahead of the training step, in this process or in worker processes.
-
-There is no torch here, so workers start fast and stay small.
-"""
+"""Samples prepared ahead of the training step by worker processes: in order, bounded, and with an eye on those that take too long."""
 
 from __future__ import annotations
 
 import logging
-import multiprocessing
 import queue
-import signal
 import threading
-import traceback
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from multiprocessing.connection import Connection
-from multiprocessing.process import BaseProcess
 from pathlib import Path
+from typing import NamedTuple
 
 from ..errors import FoldlineError
+from .compact import Sample
 from .config import FeatureConfig
-from .featurize import training_sample
 from .sampler import SampleTask
-from .store import Store
-from .types import TrainBatch
+from .worker import DeadWorkerError, Worker
 
 _log = logging.getLogger(__name__)
-_SLOW_SECONDS = 60.0
-_EXIT_SECONDS = 5.0
+_ATTEMPTS = 2
+_LOOK_SECONDS = 1.0
 
 
-class SampleMaker:
-    """Makes the sample of a task from the store at ``path``."""
+class Patience(NamedTuple):
+    """Seconds after which a sample is reported as slow, and after which its worker is taken to be stuck."""
 
-    def __init__(self, path: Path, features: FeatureConfig) -> None:
-        self._store = Store.open(path)
-        self._features = features
+    slow: float
+    stuck: float
 
-    def __call__(self, task: SampleTask) -> TrainBatch:
-        """Read, featurize; numpy, no batch dimension. A problem of the chain is a FoldlineError that names the position."""
-        try:
-            return training_sample(self._store.record(task.chain_id), self._features, task.seed, task.n_cycles, task.position)
-        except FoldlineError as error:
-            raise FoldlineError(f"sample {task.position} (chain '{task.chain_id}'): {error}") from error
+
+class _Slot:
+    """A worker's place in the pool; the worker in it may be replaced."""
+
+    def __init__(self, worker: Worker) -> None:
+        self.worker = worker
+        self.stuck: SampleTask | None = None  # what the watchdog killed it over
+        self.warn_after = 0.0
 
 
 class SamplePool:
-    """Worker processes that make samples; results come in the order of the tasks, work goes on behind a slow one.
+    """Worker processes that make samples. Results come in the order of the tasks; work goes on behind a slow one until ``ahead`` samples
+    are made or under way, which bounds the memory here to ``ahead`` compact samples.
 
-    Workers are spawned, never forked: a forked child of a process that has opened a store or started threads may hang. Each has a pipe of
-    its own, attended by one thread here; when either side dies, however and in the middle of whatever, the other reads the end of
-    the pipe. (With the one pipe that concurrent.futures shares among its workers, a kill during a large result blocks for ever.)
+    A watchdog thread names each sample that takes longer than ``patience.slow`` seconds and kills its worker at ``patience.stuck``. A
+    worker that is killed, by whomever, is replaced and its sample tried once more; the second time is a FoldlineError.
     """
 
-    def __init__(self, path: Path, features: FeatureConfig, workers: int, ahead: int) -> None:
-        context = multiprocessing.get_context("spawn")
-        self._free: queue.SimpleQueue[tuple[Connection, BaseProcess]] = queue.SimpleQueue()
-        self._workers: list[tuple[Connection, BaseProcess]] = []
-        for _ in range(workers):
-            ours, theirs = context.Pipe()
-            process = context.Process(target=_serve, args=(theirs, path, features), daemon=True)
-            process.start()
-            theirs.close()  # or the end of the pipe would never be read here
-            self._workers.append((ours, process))
-            self._free.put((ours, process))
+    def __init__(self, path: Path | str, features: FeatureConfig, workers: int, ahead: int, patience: Patience) -> None:
+        self._place = (path, features)
+        self._patience = patience
+        self.ahead = max(ahead, workers + 1)
+        self.replaced = 0  # workers, so far
+        self._closed = threading.Event()
+        self._replacing = threading.Lock()
+        self._slots = [_Slot(Worker(path, features)) for _ in range(workers)]
+        self._free: queue.SimpleQueue[_Slot] = queue.SimpleQueue()
+        for slot in self._slots:
+            self._free.put(slot)
         self._local = threading.local()
         self._threads = ThreadPoolExecutor(workers, initializer=self._attend)
-        self._ahead = max(ahead, workers + 1)
-        self._pending: deque[tuple[SampleTask, Future[TrainBatch]]] = deque()
+        self._pending: deque[Future[Sample]] = deque()
+        threading.Thread(target=self._watch, daemon=True).start()
 
-    def results(self, tasks: Iterator[SampleTask]) -> Iterator[TrainBatch]:
-        """The samples of ``tasks`` in order, as many under way as the pool prepares ahead."""
+    @property
+    def ready(self) -> int:
+        """Samples that are made and wait for their turn."""
+        return sum(future.done() for future in tuple(self._pending))
+
+    def results(self, tasks: Iterator[SampleTask]) -> Iterator[Sample]:
+        """The samples of ``tasks`` in order."""
         for task in tasks:
-            self._pending.append((task, self._threads.submit(self._request, task)))
-            if len(self._pending) == self._ahead:
-                yield self._next()
+            self._pending.append(self._threads.submit(self._request, task))
+            if len(self._pending) == self.ahead:
+                yield self._pending.popleft().result()
         while self._pending:
-            yield self._next()
+            yield self._pending.popleft().result()
 
     def close(self) -> None:
         """Drop what is not finished and end the workers."""
-        self._pending.clear()
-        for _, process in self._workers:
-            process.terminate()
+        with self._replacing:
+            self._closed.set()
+        for slot in self._slots:
+            slot.worker.kill()
         self._threads.shutdown(wait=True, cancel_futures=True)
-        for connection, process in self._workers:
-            process.join()
-            connection.close()
-
-    def _next(self) -> TrainBatch:
-        task, future = self._pending.popleft()
-        while True:
-            try:
-                return future.result(timeout=_SLOW_SECONDS)
-            except TimeoutError:
-                _log.warning("still waiting for sample %d (chain '%s') after %.0f s", task.position, task.chain_id, _SLOW_SECONDS)
+        self._pending.clear()
+        for slot in self._slots:
+            slot.worker.close()
 
     def _attend(self) -> None:
-        self._local.worker = self._free.get()
+        self._local.slot = self._free.get()
 
-    def _request(self, task: SampleTask) -> TrainBatch:
-        """Have this thread's worker make a sample."""
-        connection, process = self._local.worker
-        try:
-            connection.send(task)
-            answer = connection.recv()
-        except (EOFError, OSError):
-            process.join(_EXIT_SECONDS)
-            raise FoldlineError(
-                f"the data worker for sample {task.position} (chain '{task.chain_id}') died with exit code {process.exitcode}; -9 mostly "
-                "means too little memory: lower data.workers or data.prefetch. A program of your own must start under "
-                "`if __name__ == '__main__'`"
-            ) from None
-        if isinstance(answer, Exception):
-            raise answer
-        return TrainBatch(*answer)
+    def _request(self, task: SampleTask) -> Sample:
+        """Have this thread's worker make a sample, and another one when that dies."""
+        slot: _Slot = self._local.slot
+        for attempt in range(1, _ATTEMPTS + 1):
+            slot.stuck, slot.warn_after = None, self._patience.slow
+            try:
+                return slot.worker.make(task)
+            except DeadWorkerError as death:
+                if self._closed.is_set():
+                    raise FoldlineError("the loader was closed") from None
+                problem = self._explain(task, death, slot.stuck is not None)
+            if attempt < _ATTEMPTS:
+                _log.warning("%s; another worker tries once more", problem)
+            self._replace(slot)
+        raise FoldlineError(
+            f"{problem}; so did the one before it. To train without this chain: data.hold_out = ['{task.chain_id}']. "
+            "A program of your own must start under `if __name__ == '__main__'`"
+        )
 
+    def _explain(self, task: SampleTask, death: DeadWorkerError, stuck: bool) -> str:
+        what = f"the data worker for sample {task.position} (chain '{task.chain_id}')"
+        if stuck:
+            return f"{what} was stuck and killed after data.stuck_sample_seconds = {self._patience.stuck:g}"
+        memory = " (-9 mostly means too little memory: lower data.workers or data.prefetch)" if death.exitcode == -9 else ""
+        return f"{what} died with exit code {death.exitcode}{memory}"
 
-def _serve(connection: Connection, path: Path, features: FeatureConfig) -> None:
-    """A worker's life: answer tasks with samples or exceptions until the trainer is gone."""
-    for number in (signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2):  # sent to the whole job; the trainer answers them
-        signal.signal(number, signal.SIG_IGN)
-    make: SampleMaker | None = None
-    while True:
-        try:
-            task = connection.recv()
-        except (EOFError, OSError):
+    def _replace(self, slot: _Slot) -> None:
+        with self._replacing:
+            if self._closed.is_set():
+                raise FoldlineError("the loader was closed")
+            slot.worker.close()
+            slot.worker = Worker(*self._place)
+            self.replaced += 1
+
+    def _watch(self) -> None:
+        while not self._closed.wait(min(_LOOK_SECONDS, self._patience.slow / 4)):
+            for slot in self._slots:
+                self._look_at(slot)
+
+    def _look_at(self, slot: _Slot) -> None:
+        """Report a slow sample, at ever doubled times; kill the worker of one that is stuck."""
+        worker = slot.worker
+        task, stage, seconds = worker.task, worker.stage, worker.seconds
+        if task is None or seconds < min(slot.warn_after, self._patience.stuck):
             return
-        try:
-            make = make or SampleMaker(path, features)
-            answer: TrainBatch | Exception = make(task)
-        except FoldlineError as error:
-            answer = error
-        except Exception:
-            answer = RuntimeError(
-                f"a bug met at sample {task.position} (chain '{task.chain_id}'), in a data worker:\n{traceback.format_exc()}"
-            )
-        try:
-            connection.send(answer)
-        except OSError:
+        where = (task.position, task.chain_id, seconds, worker.pid, stage)
+        if seconds >= self._patience.stuck:
+            if slot.stuck is None:
+                _log.warning("sample %d (chain '%s') is not made after %.0f s: killing its worker %d (%s)", *where)
+                slot.stuck = task
+                worker.kill()
             return
+        _log.warning("slow: sample %d (chain '%s') has taken %.0f s so far; worker %d is %s", *where)
+        slot.warn_after = 2 * seconds

@@ -93,7 +93,7 @@ class SampleOrder:
         return np.random.default_rng([self.seed, stream, index])
 
 
-def open_order(store_path: Path, data: DataConfig, features: FeatureConfig) -> SampleOrder:
+def open_order(store_path: Path | str, data: DataConfig, features: FeatureConfig) -> SampleOrder:
     """The order in which a run over the store at ``store_path`` sees its chains.
 
     Raises FoldlineError when there is no store, for ids, methods or files that ``data`` names and that are not there, and, with the counts

@@ -6,17 +6,36 @@ That is ten times faster than the product of one-hot matrices and exact as well.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 
 from ..residues import GAP
+from .msa import cells_with_deletions
 
 N_CLASSES = 23  # 20 residue types, X, gap, mask token
 _PLANES = 5
 _WORD = 64
-_BLOCK_WORDS = 40_000  # per plane; keeps one block of rows inside a core's second-level cache
+# Words of one plane that are worked on at a time: enough that numpy's cost per call is small, few enough to stay in the caches.
+_BLOCK_WORDS = 64_000
+_PACK_ROWS = 512
+# Cells whose counts are taken at once, and the most clusters among them.
+_COUNT_CELLS, _COUNT_CLUSTERS = 65_536, 64
 # Gaps agree with nothing, themselves included: the two sides write them as different codes that are no residue type.
 _ROW_GAP, _CENTRE_GAP = 30, 31
 _EPSILON = np.float32(1e-6)
+
+
+class ClusterCounts(NamedTuple):
+    """What the clusters hold, their centres included, in the smallest integers that do.
+
+    ``residues`` uint8 to uint32 [N_clust, N_res, 23] rows with each residue type, ``deletions`` uint8 to uint32 [N_clust, N_res] sums,
+    ``sizes`` int32 [N_clust] rows beside the centre.
+    """
+
+    residues: np.ndarray
+    deletions: np.ndarray
+    sizes: np.ndarray
 
 
 def pack_rows(rows: np.ndarray) -> np.ndarray:
@@ -30,53 +49,97 @@ def nearest_clusters(planes: np.ndarray, centres: np.ndarray) -> np.ndarray:
     ``planes`` from ``pack_rows``, ``centres`` uint8 [N_clust, N_res] after masking. Gaps and mask tokens agree with nothing. Returns
     int64 [depth].
     """
-    packed = _pack(centres, _CENTRE_GAP)
+    packed = np.ascontiguousarray(_pack(centres, _CENTRE_GAP).transpose(2, 0, 1))[..., None]
     _, words, depth = planes.shape
     step = max(1, _BLOCK_WORDS // words)
     nearest = np.empty(depth, np.int64)
     for start in range(0, depth, step):
-        block = np.ascontiguousarray(planes[:, :, start : start + step])
-        differs, plane = np.empty(block.shape[1:], np.uint64), np.empty(block.shape[1:], np.uint64)
-        distances = np.empty((len(centres), block.shape[2]), np.uint16)
-        for index in range(len(centres)):
-            centre = packed[:, :, index, None]
-            np.bitwise_xor(block[0], centre[0], out=differs)
-            for bit in range(1, _PLANES):
-                np.bitwise_xor(block[bit], centre[bit], out=plane)
-                np.bitwise_or(differs, plane, out=differs)
-            np.add.reduce(np.bitwise_count(differs), axis=0, dtype=np.uint16, out=distances[index])
-        nearest[start : start + step] = distances.argmin(axis=0)
+        nearest[start : start + step] = _nearest(np.ascontiguousarray(planes[:, :, start : start + step]), packed)
     return nearest
 
 
-def summarize_clusters(
+def _nearest(planes: np.ndarray, packed: np.ndarray) -> np.ndarray:
+    """One block of rows against all centres ``packed`` uint64 [N_clust, 5, words, 1].
+
+    The smallest of distance x N_clust + number is kept as the centres go by: the first of the nearest wins, and no table of all
+    distances is written and searched.
+    """
+    shape, n_clusters = planes.shape[1:], len(packed)
+    differs, plane, ones = np.empty(shape, np.uint64), np.empty(shape, np.uint64), np.empty(shape, np.uint8)
+    distance, key = np.empty(shape[1], np.uint16), np.empty(shape[1], np.uint32)
+    best = np.full(shape[1], np.iinfo(np.uint32).max, np.uint32)
+    for number, centre in enumerate(packed):
+        np.bitwise_xor(planes[0], centre[0], out=differs)
+        for bit in range(1, _PLANES):
+            np.bitwise_xor(planes[bit], centre[bit], out=plane)
+            np.bitwise_or(differs, plane, out=differs)
+        np.bitwise_count(differs, out=ones)
+        np.add.reduce(ones, axis=0, dtype=np.uint16, out=distance)
+        np.multiply(distance, np.uint32(n_clusters), out=key)
+        np.add(key, np.uint32(number), out=key)
+        np.minimum(best, key, out=best)
+    return best % np.uint32(n_clusters)
+
+
+def count_clusters(
     centres: np.ndarray, centre_deletions: np.ndarray, rows: np.ndarray, deletions: np.ndarray, nearest: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """Residue frequencies and mean deletions of each cluster, its centre included.
+) -> ClusterCounts:
+    """Count residues and deletions in each cluster, its centre included.
 
     ``centres`` uint8 [N_clust, N_res] after masking, ``rows`` uint8 [depth, N_res] the other rows, both with their deletions, ``nearest``
-    [depth]. Returns cluster_profile float32 [N_clust, N_res, 23] and cluster_deletion_mean float32 [N_clust, N_res].
+    [depth] the cluster of each.
     """
     n_clusters, length = centres.shape
-    cells = np.arange(length) * N_CLASSES
     order = np.argsort(nearest, kind="stable")
-    limits = np.searchsorted(nearest[order], np.arange(n_clusters + 1))
-    profile = np.empty((n_clusters, length * N_CLASSES), np.float32)
-    deletion_sum = centre_deletions.astype(np.float32)
-    for index in range(n_clusters):
-        members = order[limits[index] : limits[index + 1]]
-        cluster = np.concatenate([rows[members], centres[index : index + 1]])
-        profile[index] = np.bincount((cluster + cells).ravel(), minlength=length * N_CLASSES)
-        deletion_sum[index] += deletions[members].sum(axis=0, dtype=np.float32)
-    sizes = (_EPSILON + np.float32(1)) + np.diff(limits).astype(np.float32)
-    return (profile / sizes[:, None]).reshape(n_clusters, length, N_CLASSES), deletion_sum / sizes[:, None]
+    sizes = np.bincount(nearest, minlength=n_clusters)
+    limits = np.concatenate([[0], np.cumsum(sizes)])
+    residues = np.empty((n_clusters, length * N_CLASSES), np.min_scalar_type(int(sizes.max()) + 1))
+    cells = np.arange(length) * N_CLASSES
+    first = 0
+    while first < n_clusters:
+        last = int(np.searchsorted(limits, limits[first] + _COUNT_CELLS // length, side="right")) - 1
+        last = min(max(last, first + 1), first + _COUNT_CLUSTERS, n_clusters)
+        members = order[limits[first] : limits[last]]
+        slots = np.empty((len(members) + last - first, length), np.int64)
+        places = np.concatenate([nearest[members] - first, np.arange(last - first)]) * (length * N_CLASSES)
+        np.add(places[:, None], cells, out=slots)
+        slots[: len(members)] += rows[members]
+        slots[len(members) :] += centres[first:last]
+        counts = np.bincount(slots.ravel(), minlength=(last - first) * length * N_CLASSES)
+        residues[first:last] = counts.reshape(last - first, -1)
+        first = last
+    totals = _sum_deletions(centre_deletions, deletions, nearest)
+    return ClusterCounts(residues.reshape(n_clusters, length, N_CLASSES), totals, sizes.astype(np.int32))
+
+
+def _sum_deletions(centre_deletions: np.ndarray, deletions: np.ndarray, nearest: np.ndarray) -> np.ndarray:
+    length = centre_deletions.shape[1]
+    totals = centre_deletions.astype(np.int64)
+    cells = cells_with_deletions(deletions)
+    rows, columns = np.divmod(cells, length)
+    np.add.at(totals.reshape(-1), nearest[rows] * length + columns, deletions.reshape(-1)[cells].astype(np.int64))
+    return totals.astype(np.min_scalar_type(int(totals.max(initial=0))))
+
+
+def cluster_means(counts: ClusterCounts, profile: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
+    """cluster_profile [N_clust, N_res, 23], into ``profile`` where given, and cluster_deletion_mean [N_clust, N_res], both float32."""
+    sizes = (_EPSILON + np.float32(1)) + counts.sizes.astype(np.float32)
+    if profile is None:
+        profile = np.empty(counts.residues.shape, np.float32)
+    np.divide(counts.residues, sizes[:, None, None], out=profile, dtype=np.float32, casting="same_kind")
+    return profile, counts.deletions.astype(np.float32) / sizes[:, None]
 
 
 def _pack(rows: np.ndarray, gap: int) -> np.ndarray:
     depth, length = rows.shape
-    codes = np.where(rows == GAP, np.uint8(gap), rows)
-    packed = np.zeros((_PLANES, depth, -(-length // _WORD) * (_WORD // 8)), np.uint8)
-    for bit in range(_PLANES):
-        plane = np.packbits((codes >> bit) & 1, axis=1)
-        packed[bit, :, : plane.shape[1]] = plane
-    return np.ascontiguousarray(packed.view(np.uint64).transpose(0, 2, 1))
+    words = -(-length // _WORD)
+    packed = np.empty((_PLANES, words, depth), np.uint64)
+    codes = np.zeros((min(_PACK_ROWS, depth), words * _WORD), np.uint8)
+    for start in range(0, depth, _PACK_ROWS):
+        block = rows[start : start + _PACK_ROWS]
+        part = codes[: len(block)]
+        np.add(block, (block == GAP) * np.uint8(gap - GAP), out=part[:, :length])
+        for bit in range(_PLANES):
+            bits = np.packbits(part & np.uint8(1 << bit))
+            packed[bit, :, start : start + len(block)] = bits.view(np.uint64).reshape(len(block), words).T
+    return packed

@@ -20,11 +20,11 @@ def mask_msa(
     """Replace ``fraction`` of the cells of uint8 ``rows`` [N_clust, N_res].
 
     A chosen cell becomes one of the 20 amino acids with probability ``uniform``, a draw from its column of ``profile`` [N_res, 22] with
-    ``from_profile``, stays as it is with ``same``, and becomes the mask token otherwise. Returns the new rows and bert_mask, float32, 1 at
-    every chosen cell (also where the residue happened to stay).
+    ``from_profile``, stays as it is with ``same``, and becomes the mask token otherwise. Returns the new rows and bert_mask, bool, true
+    at every chosen cell (also where the residue happened to stay).
     """
     chosen = rng.random(rows.shape, np.float32) < fraction
-    where, columns = np.nonzero(chosen)
+    where, columns = np.divmod(np.flatnonzero(chosen), rows.shape[1])  # far faster than nonzero
     kind = rng.random(len(where))
     amino_acids = rng.integers(0, _N_AMINO_ACIDS, len(where), dtype=np.uint8)
     cumulative = profile.cumsum(axis=1, dtype=np.float64)
@@ -38,4 +38,4 @@ def mask_msa(
     )
     masked = rows.copy()
     masked[where, columns] = new
-    return masked, chosen.astype(np.float32)
+    return masked, chosen

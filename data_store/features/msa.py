@@ -34,14 +34,33 @@ def unique_rows(msas: Sequence[Msa]) -> tuple[Msa, ...]:
 
 
 def merge_msas(msas: Sequence[Msa]) -> tuple[np.ndarray, np.ndarray]:
-    """Stack alignments in order and drop every row whose aligned residues were seen before, whatever its deletions.
+    """Stack alignments in order: uint8 rows and deletions, both [depth, N_res]. Row 0 is the query."""
+    if len(msas) == 1:
+        return msas[0].rows, msas[0].deletions
+    return np.concatenate([msa.rows for msa in msas]), np.concatenate([msa.deletions for msa in msas])
 
-    Returns uint8 rows and deletions, both [depth, N_res]; row 0 stays the query.
-    """
-    unique = unique_rows(msas)
-    if len(unique) == 1:
-        return np.ascontiguousarray(unique[0].rows, np.uint8), unique[0].deletions
-    return np.concatenate([msa.rows for msa in unique]), np.concatenate([msa.deletions for msa in unique])
+
+def take_rows(msas: Sequence[Msa], keep: np.ndarray) -> tuple[Msa, ...]:
+    """The alignments with the rows ``keep`` alone, rising numbers into all of them one behind another; one without any is left out."""
+    taken = []
+    start = 0
+    for msa in msas:
+        mine = keep[np.searchsorted(keep, start) : np.searchsorted(keep, start + len(msa.rows))] - start
+        if len(mine) == len(msa.rows):
+            taken.append(msa)
+        elif len(mine):
+            taken.append(Msa(msa.name, msa.rows[mine], msa.deletions[mine]))
+        start += len(msa.rows)
+    return tuple(taken)
+
+
+def cells_with_deletions(deletions: np.ndarray) -> np.ndarray:
+    """Flat numbers of the cells of uint8 ``deletions`` (contiguous) above 0. Most have none, so eight at a time are looked at first."""
+    flat = deletions.reshape(-1)
+    whole = len(flat) // 8 * 8
+    octets = np.flatnonzero(flat[:whole].view(np.uint64))
+    cells = np.concatenate([(octets[:, None] * 8 + np.arange(8)).reshape(-1), np.arange(whole, len(flat))])
+    return cells[flat[cells] > 0]
 
 
 def keep_after_block_deletion(depth: int, fraction: float, count: int, rng: np.random.Generator) -> np.ndarray:

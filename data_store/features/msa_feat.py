@@ -5,10 +5,11 @@ from __future__ import annotations
 import numpy as np
 
 from .clusters import N_CLASSES
+from .msa import cells_with_deletions
 
 _HAS_DELETION = N_CLASSES
 _DELETION_VALUE = N_CLASSES + 1
-_PROFILE = slice(N_CLASSES + 2, 2 * N_CLASSES + 2)
+PROFILE = slice(N_CLASSES + 2, 2 * N_CLASSES + 2)
 _DELETION_MEAN = 2 * N_CLASSES + 2
 MSA_FEAT_SIZE = 2 * N_CLASSES + 3
 N_AATYPES = 21
@@ -20,19 +21,27 @@ def deletion_value(deletions: np.ndarray) -> np.ndarray:
     return value
 
 
-def make_msa_feat(centres: np.ndarray, deletions: np.ndarray, profile: np.ndarray, deletion_mean: np.ndarray) -> np.ndarray:
-    """float32 [N_clust, N_res, 49]: one-hot masked residue (23), has_deletion, deletion_value, cluster_profile (23), deletion mean value.
+def fill_msa_feat(feat: np.ndarray, centres: np.ndarray, deletions: np.ndarray, deletion_mean: np.ndarray) -> None:
+    """Write the corner of ``feat`` that the centres cover: one-hot residue (23), has_deletion, deletion_value, deletion mean value.
 
-    ``centres`` uint8 [N_clust, N_res] after masking, ``deletions`` [N_clust, N_res], the others from ``summarize_clusters``.
+    ``feat`` float32 [>= N_clust, >= N_res, 49], zeros, contiguous; its columns ``PROFILE`` are left to ``cluster_means``. ``centres`` uint8
+    after masking, ``deletions`` uint8 and ``deletion_mean`` float32 are [N_clust, N_res].
     """
-    feat = np.zeros((*centres.shape, MSA_FEAT_SIZE), np.float32)
-    flat = feat.reshape(-1, MSA_FEAT_SIZE)
-    flat[np.arange(len(flat)), centres.ravel()] = 1.0
-    feat[..., _HAS_DELETION] = deletions > 0
-    feat[..., _DELETION_VALUE] = deletion_value(deletions)
-    feat[..., _PROFILE] = profile
-    feat[..., _DELETION_MEAN] = deletion_value(deletion_mean)
-    return feat
+    n_clusters, n_res = centres.shape
+    cells = (np.arange(n_clusters)[:, None] * feat.shape[1] + np.arange(n_res)) * MSA_FEAT_SIZE
+    feat.reshape(-1)[cells + centres] = 1.0
+    corner = feat[:n_clusters, :n_res]
+    corner[..., _HAS_DELETION] = deletions > 0
+    corner[..., _DELETION_VALUE] = deletion_value(deletions)
+    corner[..., _DELETION_MEAN] = deletion_value(deletion_mean)
+
+
+def fill_deletions(has_deletion: np.ndarray, value: np.ndarray, deletions: np.ndarray) -> None:
+    """Write where ``deletions`` uint8 [N_extra, N_res] has some into the corners of both, float32 zeros [>= N_extra, >= N_res]."""
+    cells = cells_with_deletions(deletions)
+    places = np.divmod(cells, deletions.shape[1])
+    has_deletion[places] = 1.0
+    value[places] = _DELETION_VALUES[deletions.reshape(-1)[cells]]
 
 
 def make_target_feat(aatype: np.ndarray) -> np.ndarray:

@@ -5,12 +5,22 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from foldline.data_store.compact import fill_fields
 from foldline.data_store.features import clusters as clusters_module
-from foldline.data_store.features.clusters import nearest_clusters, pack_rows, summarize_clusters
-from foldline.data_store.features.crop import crop_window, pad
+from foldline.data_store.features.clusters import cluster_means, count_clusters, nearest_clusters, pack_rows
+from foldline.data_store.features.crop import crop_window
 from foldline.data_store.features.masking import MASK_TOKEN, mask_msa
-from foldline.data_store.features.msa import keep_after_block_deletion, keep_at_random, merge_msas, residue_profile, split_rows, unique_rows
-from foldline.data_store.features.msa_feat import deletion_value, make_msa_feat, make_target_feat
+from foldline.data_store.features.msa import (
+    cells_with_deletions,
+    keep_after_block_deletion,
+    keep_at_random,
+    merge_msas,
+    residue_profile,
+    split_rows,
+    take_rows,
+    unique_rows,
+)
+from foldline.data_store.features.msa_feat import PROFILE, deletion_value, fill_deletions, fill_msa_feat, make_target_feat
 from foldline.data_store.features.targets import make_targets
 from foldline.data_store.features.templates import choose_templates, template_features
 from foldline.data_store.residues import GAP
@@ -20,17 +30,6 @@ from foldline.data_store.types import ChainRecord, Msa, Targets
 @pytest.fixture
 def rng() -> np.random.Generator:
     return np.random.default_rng(7)
-
-
-def test_merging_keeps_the_first_of_equal_rows_in_order(deep: ChainRecord) -> None:
-    msa = deep.msas[0]
-    again = Msa("again", msa.rows[::-1].copy(), np.full_like(msa.deletions, 9))
-    rows, deletions = merge_msas([msa, again])
-    seen: dict[bytes, int] = {}
-    for index, row in enumerate(msa.rows):
-        seen.setdefault(row.tobytes(), index)
-    np.testing.assert_array_equal(rows, msa.rows[list(seen.values())])
-    np.testing.assert_array_equal(deletions, msa.deletions[list(seen.values())])
 
 
 def test_unique_rows_keep_the_first_across_alignments_and_their_names(deep: ChainRecord) -> None:
@@ -44,6 +43,29 @@ def test_unique_rows_keep_the_first_across_alignments_and_their_names(deep: Chai
     deletions = {row.tobytes(): d for row, d in zip(first.rows[::-1], first.deletions[::-1], strict=True)}
     assert all(np.array_equal(d, deletions[row.tobytes()]) for row, d in zip(unique[0].rows, unique[0].deletions, strict=True))
     assert all(a is b for a, b in zip(unique_rows(unique), unique, strict=True))
+
+
+def test_rows_are_taken_across_alignments(deep: ChainRecord, rng: np.random.Generator) -> None:
+    rows, deletions = deep.msas[0].rows, rng.integers(0, 256, deep.msas[0].rows.shape).astype(np.uint8)
+    cuts = [slice(0, 30), slice(30, 40), slice(40, len(rows))]
+    msas = [Msa(f"part {i}", rows[cut], deletions[cut]) for i, cut in enumerate(cuts)]
+    everything = merge_msas(msas)
+    np.testing.assert_array_equal(everything[0], rows)
+    np.testing.assert_array_equal(everything[1], deletions)
+    keep = np.array([0, 3, 29, 40, 55, len(rows) - 1])
+    taken = take_rows(msas, keep)
+    assert [m.name for m in taken] == ["part 0", "part 2"]
+    np.testing.assert_array_equal(merge_msas(taken)[0], rows[keep])
+    np.testing.assert_array_equal(merge_msas(taken)[1], deletions[keep])
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (3, 5), (40, 24), (7, 33)])
+def test_cells_with_deletions_are_found_whatever_the_size(shape: tuple[int, int], rng: np.random.Generator) -> None:
+    for share in (0.0, 0.1, 1.0):
+        deletions = ((rng.random(shape) < share) * rng.integers(1, 256, shape)).astype(np.uint8)
+        cells = cells_with_deletions(deletions)
+        np.testing.assert_array_equal(np.sort(cells), np.flatnonzero(deletions))
+        assert len(np.unique(cells)) == len(cells)
 
 
 @pytest.mark.parametrize("depth", [1, 2, 10, 1000])
@@ -130,7 +152,7 @@ class TestClusters:
         centres, _ = mask_msa(rows[chosen], residue_profile(rows), 0.15, 0.1, 0.1, 0.1, rng)
         return centres, deletions[chosen], rows[others], deletions[others]
 
-    @pytest.mark.parametrize("block", [7, 40_000])
+    @pytest.mark.parametrize("block", [7, 64_000])
     def test_nearest_is_the_product_of_one_hot_matrices(
         self, deep: ChainRecord, rng: np.random.Generator, block: int, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -147,11 +169,21 @@ class TestClusters:
         rows = np.array([[GAP, 3, 5], [0, 3, 4], [GAP, GAP, GAP], [GAP, GAP, 6]], np.uint8)
         np.testing.assert_array_equal(nearest_clusters(pack_rows(rows), centres), [0, 1, 0, 2])
 
-    def test_summary_counts_the_centre_and_its_members(self, deep: ChainRecord, rng: np.random.Generator) -> None:
+    @pytest.mark.parametrize(("cells", "clusters", "spread"), [(65_536, 64, True), (500, 64, True), (65_536, 3, True), (65_536, 64, False)])
+    def test_summary_counts_the_centre_and_its_members(
+        self, deep: ChainRecord, rng: np.random.Generator, cells: int, clusters: int, spread: bool, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(clusters_module, "_COUNT_CELLS", cells)
+        monkeypatch.setattr(clusters_module, "_COUNT_CLUSTERS", clusters)
         centres, centre_deletions, rows, deletions = self.masked_split(deep, rng)
         deletions[::3, ::5] = 200  # sums beyond a byte
         nearest = rng.integers(0, len(centres) - 1, len(rows))  # the last cluster is its centre alone
-        profile, mean = summarize_clusters(centres, centre_deletions, rows, deletions, nearest)
+        if not spread:  # more rows in one cluster than a byte counts
+            nearest[20:] = 5
+        counts = count_clusters(centres, centre_deletions, rows, deletions, nearest)
+        assert counts.residues.dtype == (np.uint8 if spread else np.uint16)
+        assert counts.deletions.dtype == np.uint16
+        profile, mean = cluster_means(counts)
         for index in range(len(centres)):
             members = np.concatenate([centres[index : index + 1], rows[nearest == index]])
             theirs = np.concatenate([centre_deletions[index : index + 1], deletions[nearest == index]])
@@ -160,17 +192,29 @@ class TestClusters:
         np.testing.assert_allclose(profile.sum(axis=-1), 1.0, atol=1e-5)
 
 
-def test_msa_feat_has_its_49_channels_in_order() -> None:
-    rows, deletions = np.array([[2, MASK_TOKEN]], np.uint8), np.array([[0, 3]], np.uint8)
-    profile, mean = np.full((1, 2, 23), 0.25, np.float32), np.array([[0.0, 3.0]], np.float32)
-    feat = make_msa_feat(rows, deletions, profile, mean)
-    assert feat.shape == (1, 2, 49)
-    assert feat[0, 0, :23].tolist() == np.eye(23)[2].tolist()
-    assert feat[0, 1, :23].tolist() == np.eye(23)[22].tolist()
+def test_msa_feat_has_its_49_channels_in_order_and_zeros_beyond() -> None:
+    rows, deletions = np.array([[2, MASK_TOKEN], [0, 1]], np.uint8), np.array([[0, 3], [1, 0]], np.uint8)
+    whole = np.zeros((3, 4, 49), np.float32)
+    feat = whole[:2, :2]
+    feat[..., PROFILE] = 0.25
+    fill_msa_feat(whole, rows, deletions, np.array([[0.0, 3.0], [0.0, 0.0]], np.float32))
+    np.testing.assert_array_equal(feat[..., :23], np.eye(23)[rows])
     np.testing.assert_allclose(feat[0, :, 23:25], [[0.0, 0.0], [1.0, 0.5]], atol=1e-6)
-    np.testing.assert_allclose(feat[0, :, 25:48], 0.25)
+    assert feat[1, 0, 23] == 1.0
+    np.testing.assert_allclose(feat[..., 25:48], 0.25)
     np.testing.assert_allclose(feat[0, :, 48], [0.0, 0.5], atol=1e-6)
+    assert not whole[2:].any()
+    assert not whole[:, 2:].any()
     np.testing.assert_allclose(deletion_value(np.array([255], np.uint8)), 2 / np.pi * np.arctan(85.0), atol=1e-6)
+
+
+def test_deletions_of_extra_rows_fill_their_corner(rng: np.random.Generator) -> None:
+    deletions = ((rng.random((6, 9)) < 0.4) * rng.integers(1, 256, (6, 9))).astype(np.uint8)
+    has, value = np.zeros((8, 10), np.float32), np.zeros((8, 10), np.float32)
+    fill_deletions(has, value, deletions)
+    np.testing.assert_array_equal(has[:6, :9], deletions > 0)
+    np.testing.assert_array_equal(value[:6, :9], deletion_value(deletions))
+    assert not any(array[6:].any() or array[:, 9:].any() for array in (has, value))
 
 
 def test_target_feat_is_the_segment_flag_then_the_residue() -> None:
@@ -194,21 +238,16 @@ class TestCrop:
         assert crop_window(12, 20, False, rng) == slice(0, 12)
 
     def test_padding_fills_with_zeros_and_refuses_to_cut(self) -> None:
-        targets = Targets(
-            positions=np.ones((3, 37, 3), np.float32),
-            atom_mask=np.ones((3, 37), np.float32),
-            true_msa=np.ones((2, 3), np.int64),
-            bert_mask=np.ones((2, 3), np.float32),
-            resolution=np.array(1.0, np.float32),
-            use_clamped_fape=np.array(1.0, np.float32),
-        )
-        padded = pad(targets, {"N_res": 5, "N_clust": 4})
-        assert padded.positions.shape == (5, 37, 3)
-        assert padded.true_msa.shape == (4, 5)
-        assert padded.bert_mask.sum() == 6
-        assert not padded.atom_mask[3:].any()
-        with pytest.raises(ValueError, match="negative"):
-            pad(targets, {"N_res": 2})
+        fields = {"positions": np.ones((3, 37, 3)), "true_msa": np.ones((2, 3), np.uint8), "bert_mask": np.ones((2, 3), bool)}
+        small = {"positions": np.ones((1, 37, 3)), "true_msa": np.ones((1, 1), np.uint8), "bert_mask": np.ones((1, 1), bool)}
+        padded = fill_fields(Targets, [fields, small], {"N_res": 5, "N_clust": 4})
+        assert padded["positions"].shape == (2, 5, 37, 3)
+        assert padded["true_msa"].shape == (2, 4, 5)
+        assert [padded["true_msa"].dtype, padded["bert_mask"].dtype] == [np.int64, np.float32]
+        assert padded["bert_mask"].sum(axis=(1, 2)).tolist() == [6.0, 1.0]
+        assert not padded["positions"][0, 3:].any()
+        with pytest.raises(ValueError, match="broadcast"):
+            fill_fields(Targets, [fields], {"N_res": 2, "N_clust": 4})
 
 
 class TestTemplates:
@@ -226,12 +265,16 @@ class TestTemplates:
         np.testing.assert_array_equal(fields["template_aatype"], templated.templates.aatype[[2, 0], 3:9])
         np.testing.assert_array_equal(fields["template_atom_mask"], templated.templates.mask[[2, 0], 3:9])
         np.testing.assert_array_equal(fields["template_mask"], [1, 1])
+        pieces = np.array([0, 1, 7, 8, 20])
+        fields = template_features(templated.templates, np.array([2, 0]), pieces, 5)
+        np.testing.assert_array_equal(fields["template_positions"], templated.templates.positions[[2, 0]][:, pieces])
+        np.testing.assert_array_equal(fields["template_aatype"], templated.templates.aatype[[2, 0]][:, pieces])
 
 
 def test_unsure_residues_of_a_predicted_chain_are_no_targets(distilled: ChainRecord) -> None:
     length = len(distilled.sequence)
     none = np.zeros((1, length))
-    targets = make_targets(distilled, slice(0, length), none, none, True, 50.0)
+    mask = make_targets(distilled, slice(0, length), none, none, True, 50.0)["atom_mask"]
     assert distilled.plddt is not None
-    np.testing.assert_array_equal(targets.atom_mask, distilled.mask * (distilled.plddt >= 50)[:, None])
-    assert 0 < targets.atom_mask.sum() < distilled.mask.sum()
+    np.testing.assert_array_equal(mask, distilled.mask * (distilled.plddt >= 50)[:, None])
+    assert 0 < mask.sum() < distilled.mask.sum()

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from foldline.data_store.config import FeatureConfig
-from foldline.data_store.featurize import training_sample
+from foldline.data_store.featurize import make_sample
 from foldline.data_store.loader import collate
 from foldline.data_store.store import Store
 from foldline.data_store.types import FeatureBatch, TrainBatch
@@ -150,7 +150,7 @@ def test_the_row_count_of_a_deep_msa_is_exact() -> None:
 @pytest.mark.parametrize("checkpointed", [0, 1])
 def test_training_in_bf16_keeps_float32_weights_and_finite_gradients(store: Store, checkpointed: int) -> None:
     config = replace(FeatureConfig(), crop_size=24, max_msa_clusters=8, max_extra_msa=16)
-    batch: TrainBatch = collate([training_sample(store.record(CHAINS[1]), config, 3, 2)])
+    batch: TrainBatch = collate([make_sample(store.record(CHAINS[1]), config, 3, 2)])
     gradients = {}
     for policy in (FP32, BF16):
         model = model_under(policy)

@@ -11,11 +11,11 @@ from functools import cache
 import numpy as np
 import pytest
 
-from foldline.data_store.features.clusters import nearest_clusters, pack_rows, summarize_clusters
-from foldline.data_store.features.crop import pad
+from foldline.data_store.compact import fill_fields
+from foldline.data_store.features.clusters import cluster_means, count_clusters, nearest_clusters, pack_rows
 from foldline.data_store.features.masking import MASK_TOKEN
-from foldline.data_store.features.msa import merge_msas, residue_profile
-from foldline.data_store.features.msa_feat import deletion_value, make_msa_feat, make_target_feat
+from foldline.data_store.features.msa import merge_msas, residue_profile, unique_rows
+from foldline.data_store.features.msa_feat import PROFILE, deletion_value, fill_deletions, fill_msa_feat, make_target_feat
 from foldline.data_store.features.templates import template_features
 from foldline.data_store.residues import RESTYPES_X_GAP
 from foldline.data_store.types import FeatureBatch, Msa, Templates, schema_of
@@ -56,11 +56,6 @@ def as_uint8(array: np.ndarray) -> np.ndarray:
     return array.astype(np.uint8)
 
 
-def integers(array: np.ndarray) -> np.ndarray:
-    assert (array == array.astype(np.int64)).all()
-    return array.astype(np.int64)
-
-
 def test_profile_of_the_alignment() -> None:
     close(residue_profile(as_uint8(before("hhblits_profile")["msa"])), steps()["hhblits_profile"]["hhblits_profile"])
 
@@ -75,13 +70,14 @@ def test_nearest_clusters_are_equal() -> None:
 
 def test_cluster_profile_and_deletion_mean() -> None:
     state, after = before("summarize_clusters"), steps()["summarize_clusters"]
-    profile, deletion_mean = summarize_clusters(
+    counts = count_clusters(
         as_uint8(state["msa"]),
-        integers(state["deletion_matrix"]),
+        as_uint8(state["deletion_matrix"]),
         as_uint8(state["extra_msa"]),
-        integers(state["extra_deletion_matrix"]),
-        state["extra_cluster_assignment"],
+        as_uint8(state["extra_deletion_matrix"]),
+        state["extra_cluster_assignment"].astype(np.int64),
     )
+    profile, deletion_mean = cluster_means(counts)
     assert after["cluster_deletion_mean"].any()
     close(profile, after["cluster_profile"])
     close(deletion_mean, after["cluster_deletion_mean"])
@@ -89,13 +85,16 @@ def test_cluster_profile_and_deletion_mean() -> None:
 
 def test_msa_feat_and_extra_deletions() -> None:
     state, after = before("msa_feat"), steps()["msa_feat"]
-    feat = make_msa_feat(
-        as_uint8(state["msa"]), integers(state["deletion_matrix"]), state["cluster_profile"], state["cluster_deletion_mean"]
-    )
+    feat = np.zeros(after["msa_feat"].shape, np.float32)
+    feat[..., PROFILE] = state["cluster_profile"]
+    fill_msa_feat(feat, as_uint8(state["msa"]), as_uint8(state["deletion_matrix"]), state["cluster_deletion_mean"])
     close(feat, after["msa_feat"])
-    deletions = integers(state["extra_deletion_matrix"])
+    deletions = as_uint8(state["extra_deletion_matrix"])
     close(deletion_value(deletions), after["extra_deletion_value"])
-    np.testing.assert_array_equal(deletions > 0, after["extra_has_deletion"])
+    has_deletion, value = np.zeros((2, *deletions.shape), np.float32)
+    fill_deletions(has_deletion, value, deletions)
+    close(value, after["extra_deletion_value"])
+    np.testing.assert_array_equal(has_deletion, after["extra_has_deletion"])
 
 
 def test_target_feat() -> None:
@@ -110,16 +109,13 @@ def test_cropped_templates_and_fixed_sizes() -> None:
     templates = Templates(state["template_aatype"].astype(np.int8), state["template_all_atom_positions"], state["template_all_atom_masks"])
     chosen = np.arange(min(len(state["template_aatype"]), limit))
     ours = template_features(templates, chosen, window, window.stop - window.start)
-    chain = {name: np.zeros(window.stop - window.start, np.int64) for name in ("asym_id", "entity_id", "sym_id")}
-    same = [name for name in FeatureBatch._fields if name not in chain and name not in ours]
+    same = [name for name in FeatureBatch._fields if name in after and name not in ours]
     columns = {name: (slice(None),) * schema_of(FeatureBatch)[name].dims.index("N_res") + (window,) for name in same}
-    batch = pad(
-        FeatureBatch(**chain, **ours, **{name: state[name][columns[name]] for name in same}),
-        {"N_res": size, "N_clust": len(after["msa_mask"]), "N_extra": len(after["extra_msa"]), "N_templ": limit},
-    )
+    sizes = {"N_res": size, "N_clust": len(after["msa_mask"]), "N_extra": len(after["extra_msa"]), "N_templ": limit}
+    batch = fill_fields(FeatureBatch, [ours | {name: state[name][columns[name]] for name in same}], sizes)
     theirs = {"template_positions": "template_all_atom_positions", "template_atom_mask": "template_all_atom_masks"}
     for name in (*same, *ours):
-        np.testing.assert_array_equal(getattr(batch, name), after[theirs.get(name, name)], err_msg=name)
+        np.testing.assert_array_equal(batch[name][0], after[theirs.get(name, name)], err_msg=name)
 
 
 def test_merged_alignments_are_the_reference_rows() -> None:
@@ -131,7 +127,7 @@ def test_merged_alignments_are_the_reference_rows() -> None:
         letters = [[HHBLITS_LETTERS.get(letter, letter) for letter in sequence] for sequence in parsed[name]["sequences"]]
         rows = np.array([[RESTYPES_X_GAP.index(letter) for letter in row] for row in letters], np.uint8)
         msas.append(Msa(name, rows, np.array(parsed[name]["deletion_matrix"], np.uint8)))
-    rows, deletions = merge_msas(msas)
+    rows, deletions = merge_msas(unique_rows(msas))
     with np.load(FEATURES / "raw_features.npz") as raw:
         theirs, their_deletions = raw["msa_features/msa"], raw["msa_features/deletion_matrix_int"]
     to_ours = np.array([RESTYPES_X_GAP.index(letter) for letter in HHBLITS_ORDER])
