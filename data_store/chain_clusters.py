@@ -43,8 +43,8 @@ def cluster_store(path: Path, out: Path, identity: float, coverage: float, threa
 
 
 def read_sequences(store: Store, chain_ids: Sequence[str]) -> list[str]:
-    """The sequences of ``chain_ids``."""
-    return [store.record(name).sequence for name in chain_ids]
+    """The sequences of ``chain_ids``; no alignment is read."""
+    return [store.record(name, rows=()).sequence for name in chain_ids]
 
 
 def read_cluster_file(path: Path) -> dict[str, str]:

@@ -10,6 +10,7 @@ import numpy as np
 
 from .arrays import GroupWriter, read_columns
 from .places import Place
+from .residues import largest_share
 from .schema import INDEX_ARRAYS, METADATA_NUMBERS, METADATA_TEXT, TEXT_ARRAYS
 from .types import ChainRecord
 
@@ -61,6 +62,7 @@ class ColumnsBuilder:
         numbers["n_msas"].append(len(record.msas))
         numbers["n_templates"].append(-1 if templates is None else len(templates.aatype))
         numbers["has_plddt"].append(int(record.plddt is not None))
+        numbers["largest_share"].append(largest_share(record.aatype))
         numbers["sha256"].append(np.frombuffer(digest, np.uint8))
         numbers["msa_depth"].extend(len(msa.rows) for msa in record.msas)
         self._text["msa_name"].extend(msa.name for msa in record.msas)
