@@ -7,6 +7,8 @@ from pathlib import Path
 
 from .search.arguments import add_search
 
+_STORE = "folder, .zip file or s3://BUCKET/PREFIX"
+
 
 def add_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add `search`, `ingest`, `store`."""
@@ -29,12 +31,13 @@ def _run_ingest(args: argparse.Namespace) -> int:
 
 
 def _store(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    sub = commands.add_parser("store", help="look into a feature store: ls, show, verify")
+    sub = commands.add_parser("store", help="look into a feature store (ls, show, verify) and rearrange stores (copy, merge, split, ...)")
     actions = sub.add_subparsers(title="actions", metavar="ACTION", required=True)
-    for name, text in (("ls", "one line per chain"), ("verify", "check every hash and shape")):
+    for name, text in (("ls", "one line per chain"), ("verify", "check every byte against what was committed")):
         action = actions.add_parser(name, help=text)
-        action.add_argument("store", type=Path)
+        action.add_argument("store", help=_STORE)
         action.set_defaults(run=_run_store, action=name)
+    _rearrange(actions)
     _show(actions)
     _cluster(actions)
     _leakage(actions)
@@ -46,9 +49,48 @@ def _run_store(args: argparse.Namespace) -> int:
     return commands.verify(args.store) if args.action == "verify" else commands.ls(args.store)
 
 
+def _rearrange(actions: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    copy = actions.add_parser("copy", help="a store between a folder, one .zip file and S3")
+    copy.add_argument("source", help=_STORE)
+    copy.add_argument("destination", help="where to: s3://BUCKET/PREFIX, a path that ends in .zip, or a folder to be made")
+    append = actions.add_parser("append", help="add all chains of another store; readers see none or all of them")
+    append.add_argument("store", type=Path, help="the folder of the store that grows")
+    append.add_argument("source", help=_STORE)
+    merge = actions.add_parser("merge", help="join stores into a new one")
+    merge.add_argument("sources", nargs="+", metavar="SOURCE", help=_STORE)
+    merge.add_argument("destination", type=Path, help="folder to be made")
+    merge.add_argument("--keep-first", action="store_true", help="take a chain that several stores have from the first one")
+    split = actions.add_parser("split", help="divide a store's chains among new stores, evenly unless told how")
+    split.add_argument("source", help=_STORE)
+    split.add_argument("destinations", type=Path, nargs="+", metavar="DESTINATION", help="folders to be made")
+    how = split.add_mutually_exclusive_group()
+    how.add_argument("--list", type=Path, metavar="FILE", help="chain ids, one a line: these to the first, the rest to the second store")
+    how.add_argument("--share", type=float, help="between 0 and 1: that many at random to the first, the rest to the second store")
+    split.add_argument("--seed", type=int, default=0, help="of --share")
+    compact = actions.add_parser("compact", help="the same chains in full parts, after many appends")
+    compact.add_argument("source", help=_STORE)
+    compact.add_argument("destination", type=Path, help="folder to be made")
+    for name, action in (("copy", copy), ("append", append), ("merge", merge), ("split", split), ("compact", compact)):
+        action.set_defaults(run=_run_rearrange, action=name)
+
+
+def _run_rearrange(args: argparse.Namespace) -> int:
+    from . import commands
+
+    if args.action == "copy":
+        return commands.copy(args.source, args.destination)
+    if args.action == "append":
+        return commands.append(args.store, args.source)
+    if args.action == "merge":
+        return commands.merge(args.sources, args.destination, args.keep_first)
+    if args.action == "split":
+        return commands.split(args.source, args.destinations, args.list, args.share, args.seed)
+    return commands.compact(args.source, args.destination)
+
+
 def _show(actions: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     action = actions.add_parser("show", help="one chain: sequence, conservation, co-evolution beside the true contacts")
-    action.add_argument("store", type=Path)
+    action.add_argument("store", help=_STORE)
     action.add_argument("chain", help="chain id, as `store ls` prints it")
     action.add_argument("--png", type=Path, metavar="FILE", help="also draw the chain")
     action.add_argument("--top", type=int, default=20, metavar="N", help="co-evolving pairs to list (default 20)")

@@ -32,13 +32,18 @@ class ZipSink:
 
     def add(self, name: str, data: bytes) -> None:
         """Append one entry."""
-        entry = zipfile.ZipInfo(name, _TIMESTAMP)
-        entry.external_attr, entry.create_system = _MODE, 3
-        self._archive.writestr(entry, data)
+        self._archive.writestr(zip_entry(name), data)
 
     def close(self) -> None:
         """Write the directory."""
         self._archive.close()
+
+
+def zip_entry(name: str) -> zipfile.ZipInfo:
+    """The header of an uncompressed entry, the same whenever and wherever it is made."""
+    entry = zipfile.ZipInfo(name, _TIMESTAMP)
+    entry.external_attr, entry.create_system = _MODE, 3
+    return entry
 
 
 class GroupWriter:
@@ -114,7 +119,7 @@ class ArrayReader:
         self.process = os.getpid()
         self._place = place
         self._tensorstore = tensorstore
-        self._context = tensorstore and tensorstore.Context({"cache_pool": {"total_bytes_limit": _CACHE_BYTES}})
+        self._context = tensorstore and tensorstore.Context({"cache_pool": {"total_bytes_limit": _CACHE_BYTES}, **place.context()})
         self._parts: OrderedDict[str, dict[str, Any]] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -148,7 +153,7 @@ class ArrayReader:
         if name not in handles:
             if self._tensorstore is not None:
                 kvstore = {"driver": "zip", "base": self._place.kvstore(part), "path": f"{name}/"}
-                spec = {"driver": "zarr3", "kvstore": kvstore}
+                spec = {"driver": "zarr3", "kvstore": kvstore, "recheck_cached_data": "open"}
                 handles[name] = self._tensorstore.open(spec, read=True, context=self._context).result()
             else:
                 import zarr

@@ -12,7 +12,7 @@ from .arrays import GroupWriter
 from .check import check_record
 from .columns import Columns, ColumnsBuilder, append_columns, load_columns
 from .digest import file_digest, record_digest
-from .places import FolderPlace
+from .places import FolderPlace, writing
 from .schema import ALL_ARRAYS, CHAINS_PER_PART
 from .types import ChainRecord
 
@@ -41,11 +41,9 @@ class PartWriter:
         self.path = path
         self.entry: PartEntry | None = None
         self._building = path.absolute().parent / f".{path.name}.building"
-        try:
+        with writing(path):
             self._building.unlink(missing_ok=True)
             self._group = GroupWriter(self._building, ALL_ARRAYS)
-        except OSError as error:
-            raise FoldlineError(f"{path} cannot be written: {error.strerror}; give another path") from None
         self._columns = ColumnsBuilder()
         self._digests: dict[str, bytes] = {}
 
@@ -55,7 +53,8 @@ class PartWriter:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         try:
             if kind is None:
-                self._finish()
+                with writing(self.path):
+                    self._finish()
             else:
                 self._group.abandon()
         finally:
@@ -77,6 +76,10 @@ class PartWriter:
             raise FoldlineError(f"chain '{record.metadata.chain_id}' is given twice; chain ids are unique in a store")
         digest = self._digests[record.metadata.chain_id] = record_digest(record)
         self._columns.add(record, digest)
+        with writing(self.path):
+            self._append(record)
+
+    def _append(self, record: ChainRecord) -> None:
         for name in ("aatype", "residue_index", "positions", "mask"):
             self._group.append(name, getattr(record, name))
         if record.plddt is not None:

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import os
 import struct
 import zipfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
+from ..errors import FoldlineError
+
 BLOCK = 1 << 22  # bytes read at once from a file that is read whole
 _LOCAL_HEADER = 30
+SEAL_SIZE = 64  # hex digits of a SHA-256, the comment at the end of a store in one zip file
 
 
 class Place(Protocol):
@@ -33,6 +38,12 @@ class Place(Protocol):
 
     def kvstore(self, name: str) -> dict[str, Any]:
         """tensorstore's address of one file."""
+
+    def context(self) -> dict[str, Any]:
+        """What tensorstore's context needs for it."""
+
+    def faults(self) -> list[str]:
+        """What is wrong with the place itself, outside its files."""
 
 
 def place_of(path: Path | str) -> Place:
@@ -69,6 +80,12 @@ class FolderPlace:
     def kvstore(self, name: str) -> dict[str, Any]:
         return {"driver": "file", "path": str(self._root / name)}
 
+    def context(self) -> dict[str, Any]:
+        return {}
+
+    def faults(self) -> list[str]:
+        return []
+
 
 class ZipPlace:
     """One zip file whose entries are the store's files, uncompressed."""
@@ -97,17 +114,56 @@ class ZipPlace:
         if entry.compress_type != zipfile.ZIP_STORED:
             raise ValueError(f"{self.path} holds {name} compressed; make it with: foldline store copy FOLDER {self.path}")
         file = self._file.open("rb")
-        file.seek(entry.header_offset)
-        header = file.read(_LOCAL_HEADER)
-        if len(header) < _LOCAL_HEADER or not header.startswith(b"PK\x03\x04"):
+        try:
+            return io.BufferedReader(_Window(file, _data_start(file, entry), entry.file_size), BLOCK)
+        except BaseException:
             file.close()
-            raise ValueError(f"{self.path} has no entry {name} where its directory says")
-        name_length, extra_length = struct.unpack("<HH", header[26:30])
-        start = entry.header_offset + _LOCAL_HEADER + name_length + extra_length
-        return io.BufferedReader(_Window(file, start, entry.file_size), BLOCK)
+            raise
 
     def kvstore(self, name: str) -> dict[str, Any]:
         return {"driver": "zip", "base": {"driver": "file", "path": str(self._file)}, "path": name}
+
+    def context(self) -> dict[str, Any]:
+        return {}
+
+    def faults(self) -> list[str]:
+        with zipfile.ZipFile(self._file) as archive:
+            seal = archive.comment.decode(errors="replace")
+        if len(seal) != SEAL_SIZE:
+            return [f"{self.path} has no seal, so its zip headers cannot be checked; make it with: foldline store copy FOLDER {self.path}"]
+        return [] if seal == zip_seal(self._file) else [f"{self.path}: its zip headers differ from those that were written"]
+
+
+def zip_seal(path: Path) -> str:
+    """SHA-256 of everything in a sealed zip file but the entries' data (which the store's manifest vouches for) and the seal."""
+    digest, at = hashlib.sha256(), 0
+    with path.open("rb") as file, zipfile.ZipFile(path) as archive:
+        end = file.seek(0, os.SEEK_END) - SEAL_SIZE
+        spans = [(_data_start(file, entry), entry.file_size) for entry in archive.infolist()]
+        for start, size in [*sorted(spans), (end, 0)]:
+            file.seek(at)
+            digest.update(file.read(max(0, start - at)))
+            at = start + size
+    return digest.hexdigest()
+
+
+def _data_start(file: BinaryIO, entry: zipfile.ZipInfo) -> int:
+    """Where an entry's data begin. ValueError when the entry's header is not where the directory says."""
+    file.seek(entry.header_offset)
+    header = file.read(_LOCAL_HEADER)
+    if len(header) < _LOCAL_HEADER or not header.startswith(b"PK\x03\x04"):
+        raise ValueError(f"entry {entry.filename} is not where the directory says")
+    name_length, extra_length = struct.unpack("<HH", header[26:30])
+    return int(entry.header_offset) + _LOCAL_HEADER + int(name_length) + int(extra_length)
+
+
+@contextmanager
+def writing(path: Path | str) -> Iterator[None]:
+    """A full disk or a lacking permission becomes a FoldlineError that names ``path``."""
+    try:
+        yield
+    except OSError as error:
+        raise FoldlineError(f"{path} cannot be written: {error.strerror or error}; free space or give another path") from error
 
 
 class _Window(io.RawIOBase):

@@ -53,13 +53,19 @@ class S3Place:
     def kvstore(self, name: str) -> dict[str, Any]:
         return {**self._address(), "path": f"{self._prefix}/{name}".lstrip("/")}
 
+    def context(self) -> dict[str, Any]:
+        by_variables = "AWS_ACCESS_KEY_ID" in os.environ  # without this, tensorstore searches for files first and complains of each
+        return {"s3_request_retries": _RETRIES, **({"aws_credentials": {"type": "environment"}} if by_variables else {})}
+
+    def faults(self) -> list[str]:
+        return []
+
     def _address(self) -> dict[str, Any]:
         endpoint = {"endpoint": os.environ["AWS_ENDPOINT_URL"].rstrip("/")} if os.environ.get("AWS_ENDPOINT_URL") else {}
         region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
         return {
             "driver": "s3",
             "bucket": self._bucket,
-            "context": {"s3_request_retries": _RETRIES},
             **endpoint,
             **({"aws_region": region or "us-east-1"} if region or endpoint else {}),
         }
@@ -72,7 +78,7 @@ class S3Place:
                 f"it; pip install tensorstore, start workers with the spawn method, or copy the store to a folder"
             )
         spec = {**self._address(), "path": f"{self._prefix}/".lstrip("/")}
-        return self._ask(tensorstore.KvStore.open(spec))
+        return self._ask(tensorstore.KvStore.open(spec, context=tensorstore.Context(self.context())))
 
     def _range(self, root: Any, name: str, start: int, stop: int) -> bytes:
         """Bytes of an object; fewer where it ends before."""

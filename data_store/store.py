@@ -131,7 +131,14 @@ class Store:
             ) from error
 
     def _read_index(self) -> StoreIndex:
-        columns = load_columns(self.place, self.manifest.index.file)
+        try:
+            columns = load_columns(self.place, self.manifest.index.file)
+        except FileNotFoundError:  # appended to twice since the manifest was read: be a reader of what is there now
+            newer = read_manifest(self.place)
+            if newer.generation <= self.manifest.generation:
+                raise
+            self.manifest = newer
+            columns = load_columns(self.place, newer.index.file)
         return build_index(columns, [(part.counts or {})["chains"] for part in self.manifest.parts])
 
     def _read_record(self, row: int, wanted: np.ndarray | None) -> ChainRecord:

@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Callable, Iterator
 
 from ..errors import FoldlineError
+from .columns import load_columns
 from .digest import content_digest, record_digest
 from .manifest import StoreFile
 from .schema import MANIFEST, SCHEMA_VERSION
@@ -22,21 +23,21 @@ def find_problems(store: Store, progress: Progress | None = None) -> list[str]:
     Every byte of an undamaged store is read once: a file that is as it was committed holds the chains that were committed. FoldlineError
     when files cannot be read at all.
     """
+    problems = store.place.faults()
     damaged = _damaged_files(store, progress)
-    unread = [store.manifest.index.file] if store.manifest.index.file in damaged else []
-    if not unread:
+    index_file = store.manifest.index.file
+    if index_file not in damaged:
         digests = {chain_id: store.index.numbers["sha256"][row].tobytes() for chain_id, row in store.index.rows.items()}
         if content_digest(SCHEMA_VERSION, digests.items()) != store.content_hash:
-            return [f"{store.path}: the chains' digests do not make up the content hash in the manifest"]
+            problems.append(f"{store.path}: the chains' digests do not make up the content hash in the manifest")
     parts = {part.file: number for number, part in enumerate(store.manifest.parts)}
-    problems = []
     for file, what in damaged.items():
-        if file in unread:
-            affected = "every chain is affected"
-        elif file in parts:
-            affected = "which of its chains are affected is not known" if unread else _affected(store, parts[file])
-        else:
+        if file == index_file:
+            affected = "every chain is affected, though their parts may be whole"
+        elif file not in parts:
             affected = "no chain's content is affected"
+        else:
+            affected = _named(_chains_of_damaged_index(store, file) if index_file in damaged else _affected(store, parts[file]))
         problems.append(f"{file}: {what}; {affected}")
     return problems
 
@@ -72,10 +73,21 @@ def _blocks(store: Store, file: StoreFile) -> Iterator[bytes]:
         return
 
 
-def _affected(store: Store, part: int) -> str:
+def _affected(store: Store, part: int) -> list[str]:
     """Which chains of a damaged part cannot be read or have changed."""
     chain_ids = store.index.text["chain_id"][store.index.part_rows[part] : store.index.part_rows[part + 1]]
-    chains = [chain_id for chain_id in chain_ids if not _as_written(store, chain_id)]
+    return [chain_id for chain_id in chain_ids if not _as_written(store, chain_id)]
+
+
+def _chains_of_damaged_index(store: Store, part: str) -> list[str]:
+    """All chains of a damaged part by the part's own columns, where the store's index is damaged too."""
+    try:
+        return load_columns(store.place, part).text["chain_id"]
+    except Exception:  # over a damaged file, zarr and zipfile raise whatever the damage leads to
+        return ["whichever it held"]
+
+
+def _named(chains: list[str]) -> str:
     if not chains:
         return "no chain's content is affected"
     more = len(chains) - _NAMED_AT_MOST

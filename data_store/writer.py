@@ -16,7 +16,7 @@ from .columns import Columns, join_columns, load_columns, save_columns
 from .digest import content_digest
 from .manifest import Manifest, describe_file, flush, read_manifest, write_manifest
 from .parts import PartEntry, PartWriter, read_part_columns, read_part_entry
-from .places import FolderPlace, place_of
+from .places import FolderPlace, place_of, writing
 from .schema import MANIFEST, PARTS, SCHEMA_VERSION
 from .types import ChainRecord
 
@@ -50,7 +50,8 @@ class StoreWriter:
             if self._part is not None:
                 self._part.__exit__(kind, error, trace)
             if kind is None:
-                _finish(self._partial, _place_parts(self._partial, self._parts), self.path)
+                with writing(self.path):
+                    _finish(self._partial, _place_parts(self._partial, self._parts), self.path)
         finally:
             shutil.rmtree(self._partial, ignore_errors=True)
             os.close(self._lock)
@@ -70,9 +71,9 @@ class StoreWriter:
         self._ids.add(record.metadata.chain_id)
 
 
-def commit_store(path: Path, parts: Sequence[Path]) -> None:
+def commit_store(path: Path, parts: Sequence[Path], *, move: bool = True) -> None:
     """Make finished part files a store at ``path``, in the order given. They are moved into it, but only when it is complete: a run
-    that is killed leaves them where they are, and calling again works.
+    that is killed leaves them where they are, and calling again works. Without ``move`` they stay where they are, too.
 
     FoldlineError, leaving nothing behind, when ``path`` exists, a part is damaged, or two hold the same chain.
     """
@@ -80,12 +81,13 @@ def commit_store(path: Path, parts: Sequence[Path]) -> None:
     staging = path.absolute().parent / f".{path.name}.commit"
     lock = _claim(staging)
     try:
-        (staging / PARTS).mkdir()
-        _finish(staging, _place_parts(staging, parts), path)
+        with writing(path):
+            (staging / PARTS).mkdir()
+            _finish(staging, _place_parts(staging, parts), path)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
         os.close(lock)
-    for part in parts:
+    for part in parts if move else ():
         part.unlink(missing_ok=True)
 
 
@@ -101,16 +103,17 @@ def append_parts(store: Path, parts: Sequence[Path]) -> None:
             f"{store} is no folder, and only a folder can be appended to; copy it to one (foldline store copy {store} FOLDER), "
             f"append there, and copy it back to a new path"
         )
+    read_manifest(place)
     lock = _lock_store(store)
     try:
         manifest = read_manifest(place)
         _sweep(store, manifest)
-        entries = _place_parts(store, parts)
         try:
-            old = load_columns(place, manifest.index.file)
-            new = [read_part_columns(store / PARTS / entry.name) for entry in entries]
-            _refuse_duplicates([old, *new], store)
-            _write_tables(store, manifest, join_columns([old, *new]), entries)
+            columns = [load_columns(place, manifest.index.file), *map(read_part_columns, parts)]
+            _refuse_duplicates(columns, store)
+            with writing(store):
+                entries = _place_parts(store, parts)
+                _write_tables(store, manifest, join_columns(columns), entries)
         except BaseException:
             _sweep(store, read_manifest(place))
             raise
@@ -186,7 +189,9 @@ def _refuse_duplicates(columns: Sequence[Columns], path: Path) -> None:
     if twice:
         more = len(twice) - _NAMED_AT_MOST
         named = ", ".join(twice[:_NAMED_AT_MOST]) + (f" and {more} more" if more > 0 else "")
-        raise FoldlineError(f"{path}: {len(twice)} chains are given twice ({named}); chain ids are unique in a store: leave them out")
+        raise FoldlineError(
+            f"{path}: {len(twice)} chains are given twice ({named}); chain ids are unique in a store: leave them out, or merge with --keep-first"
+        )
 
 
 def _sweep(store: Path, manifest: Manifest) -> None:
