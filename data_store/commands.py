@@ -36,7 +36,7 @@ def ls(path: Path | str) -> int:
     return 0
 
 
-def show(path: Path, chain_id: str, top: int, png: Path | None) -> int:
+def show(path: Path | str, chain_id: str, top: int, png: Path | None) -> int:
     """Print one chain with its ``top`` co-evolving pairs, draw it to ``png``. FoldlineError for an id that is not there."""
     from .show.command import show_chain
 

@@ -68,7 +68,7 @@ def sequence_weights(rows: np.ndarray, identity: float = IDENTITY) -> np.ndarray
         differs = planes[0] ^ planes[0][:, row, None]
         for plane in planes[1:]:
             differs |= plane ^ plane[:, row, None]
-        same = residues & residues[:, row, None] & ~differs
+        same = residues & ~differs
         neighbours[row] = (np.bitwise_count(same).sum(0, dtype=np.int32) >= identity * aligned[row]).sum()
     return 1.0 / neighbours
 

@@ -9,7 +9,7 @@ from ..store import Store
 from .view import ChainView
 
 
-def show_chain(store: Path, chain_id: str, *, top: int, png: Path | None) -> int:
+def show_chain(store: Path | str, chain_id: str, *, top: int, png: Path | None) -> int:
     """Print chain ``chain_id`` of ``store`` and write ``png`` if given; 0.
 
     Raises FoldlineError for a chain or store that is not there and for a file that cannot be written, before anything is computed.

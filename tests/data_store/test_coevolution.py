@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from foldline.data_store.residues import ATOM_INDEX, GAP, RESTYPE_INDEX
 from foldline.data_store.show.alignment import MOST_ROWS, Alignment, read_alignment, row_limit, sequence_weights
 from foldline.data_store.show.coevolution import average_product_correction, coevolution, coupling_norms, coupling_row_limit
-from foldline.data_store.show.conservation import conservation, coverage
+from foldline.data_store.show.conservation import BACKGROUND, conservation, coverage
 from foldline.data_store.show.contacts import contact_rate, distance_map, precision, top_pairs
 from foldline.data_store.show.secondary import secondary_structure
 from foldline.data_store.types import ChainRecord, Msa
@@ -146,6 +146,11 @@ class TestColumns:
         assert score[3] == pytest.approx(score[1] / 2)
         assert score[4] == 0
         assert ((score >= 0) & (score <= 1)).all()
+
+    def test_a_column_like_the_background_is_not_conserved(self) -> None:
+        every = np.arange(20, dtype=np.uint8)[:, None]
+        assert conservation(every, BACKGROUND)[0] == pytest.approx(0, abs=1e-12)
+        assert conservation(every, np.ones(20))[0] > 0.01
 
     def test_coverage_counts_homologs(self) -> None:
         rows = np.array([[1, 2, 3], [1, GAP, 20], [GAP, GAP, 3]], np.uint8)
