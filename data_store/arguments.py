@@ -18,16 +18,38 @@ def add_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 
 def _ingest(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    sub = commands.add_parser("ingest", help="raw mmCIF/PDB + A3M -> Zarr feature store")
-    sub.add_argument("source", type=Path, help="folder of NAME.cif|.pdb(.gz) with NAME.a3m(.gz), NAME = pdbid_CHAIN")
-    sub.add_argument("--store", type=Path, required=True, help="the store to create (must not exist)")
+    sub = commands.add_parser("ingest", help="raw mmCIF/PDB + alignments -> Zarr feature store")
+    sub.add_argument(
+        "sources", type=Path, nargs="+", metavar="SOURCE", help="folder of NAME.cif|.pdb(.gz) with NAME.a3m(.gz), or a .csv|.tsv"
+    )
+    sub.add_argument("--store", type=Path, required=True, help="the store to create (must not exist, unless --append)")
+    sub.add_argument("--append", action="store_true", help="add to a store that exists; chains it has are skipped")
+    sub.add_argument("--workers", type=int, default=1, metavar="N", help="processes on this machine (1)")
+    sub.add_argument("--mpi", action="store_true", help="work on the ranks of an MPI job: mpirun -n N foldline ingest --mpi ...")
+    layouts = ("auto", "folder", "openproteinset", "colabfold", "afdb", "manifest")
+    sub.add_argument("--layout", choices=layouts, default="auto", help="how SOURCE is laid out; auto judges by the files' names")
+    sub.add_argument("--structures", type=Path, metavar="FOLDER", help="structures of an archive of alignments (openproteinset, colabfold)")
+    sub.add_argument("--templates", type=Path, metavar="FOLDER", help="PDBID.cif files: template hits become templates")
+    sub.add_argument("--max-template-date", default="", metavar="DATE", help="no template released later; the chain's own date holds too")
+    sub.add_argument("--report", type=Path, metavar="FOLDER", help="where report.html and report.json go (STORE.report)")
     sub.set_defaults(run=_run_ingest)
 
 
 def _run_ingest(args: argparse.Namespace) -> int:
-    from .ingest import ingest_command
+    from .ingest.command import ingest_command
+    from .ingest.run import IngestSettings
 
-    return ingest_command(args.source, args.store)
+    settings = IngestSettings(
+        append=args.append,
+        workers=args.workers,
+        mpi=args.mpi,
+        layout=args.layout,
+        structures=args.structures,
+        templates=args.templates,
+        max_template_date=args.max_template_date,
+        report=args.report,
+    )
+    return ingest_command(args.sources, args.store, settings)
 
 
 def _store(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:

@@ -36,7 +36,7 @@ def read_fold_input(path: Path) -> list[ChainRecord]:
     else:
         raise FoldlineError(f"{path} does not exist; give an .a3m or .fasta file or a folder of them")
     if wanted.duplicates:
-        raise FoldlineError(f"{path}: {wanted.duplicates[0].name}: {wanted.duplicates[0].reason}")
+        raise FoldlineError(f"{path}: {wanted.duplicates[0]}")
     records = [record for stem, file in wanted.fastas.items() for record in _from_fasta(stem, file, folder)]
     records += [_from_alignment(stem, file, folder) for stem, file in wanted.alignments.items()]
     claimed = {record.metadata.chain_id for record in records}

@@ -37,6 +37,9 @@ def match_query(chain: ParsedChain, query: str) -> ParsedChain:
     positions = np.zeros((len(query), N_ATOM37, 3), np.float32)
     mask = np.zeros((len(query), N_ATOM37), np.uint8)
     positions[columns], mask[columns] = chain.positions[partner[columns]], chain.mask[partner[columns]]
+    b_factors = np.zeros(len(query), np.float32)
+    if len(chain.b_factors):
+        b_factors[columns] = chain.b_factors[partner[columns]]
     changed = columns[wanted != found]
     kept = np.isin(np.arange(N_ATOM37), BACKBONE_CB) & (ATOM37_MASK[encode_sequence(query)[changed]] > 0)
     mask[changed] *= kept.astype(np.uint8)
@@ -45,4 +48,4 @@ def match_query(chain: ParsedChain, query: str) -> ParsedChain:
         f"the alignment's query ({len(query)} residues) differs from the chain's sequence ({len(chain.sequence)}): coordinates mapped by "
         f"alignment, {same} of {len(columns)} aligned observed residues identical, {len(observed) - len(columns)} left out"
     )
-    return ParsedChain(chain.name, query, positions, mask, (*chain.notes, note))
+    return ParsedChain(chain.name, query, positions, mask, (*chain.notes, note), b_factors)

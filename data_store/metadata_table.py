@@ -16,6 +16,8 @@ from .types import ChainMetadata
 Overrides = dict[str, str | float | int]
 
 _ID = "id"
+# What a table may say of a chain: every field but its name.
+METADATA_FIELDS: dict[str, type] = {name: kind for name, kind in get_type_hints(ChainMetadata).items() if name != "chain_id"}
 
 
 def read_metadata_table(path: Path) -> dict[str, Overrides]:
@@ -26,7 +28,6 @@ def read_metadata_table(path: Path) -> dict[str, Overrides]:
     """
     if not path.exists():
         return {}
-    types = {name: kind for name, kind in get_type_hints(ChainMetadata).items() if name != "chain_id"}
     try:
         rows = list(csv.DictReader(path.read_text(encoding="utf-8-sig").splitlines(), delimiter="\t", quoting=csv.QUOTE_NONE))
     except (OSError, UnicodeDecodeError) as error:
@@ -35,8 +36,8 @@ def read_metadata_table(path: Path) -> dict[str, Overrides]:
     if rows and _ID not in columns:
         raise FoldlineError(f"{path} has no column '{_ID}'; its first line must name tab-separated columns, one of them '{_ID}'")
     for column in columns:
-        if column != _ID and column not in types:
-            raise FoldlineError(f"{path}: unknown column '{column}'; {nearest(column, types)}")
+        if column != _ID and column not in METADATA_FIELDS:
+            raise FoldlineError(f"{path}: unknown column '{column}'; {nearest(column, METADATA_FIELDS)}")
     table: dict[str, Overrides] = {}
     for line, row in enumerate(rows, start=2):
         if None in row:
@@ -44,7 +45,7 @@ def read_metadata_table(path: Path) -> dict[str, Overrides]:
         if row[_ID] in table:
             raise FoldlineError(f"{path} line {line}: id '{row[_ID]}' is given twice; keep one row")
         cells = {name: text.strip() for name, text in row.items() if name != _ID and text and text.strip()}
-        table[row[_ID]] = {name: _value(f"{path} line {line}: {name}", name, text, types[name]) for name, text in cells.items()}
+        table[row[_ID]] = {name: metadata_value(f"{path} line {line}: {name}", name, text) for name, text in cells.items()}
     return table
 
 
@@ -54,7 +55,9 @@ def with_overrides(metadata: ChainMetadata, overrides: Overrides) -> ChainMetada
     return dataclasses.replace(metadata, **fields)
 
 
-def _value(where: str, name: str, text: str, kind: type) -> str | float | int:
+def metadata_value(where: str, name: str, text: str) -> str | float | int:
+    """A cell of column ``name`` as the field's type. FoldlineError, naming ``where``, when it is none."""
+    kind = METADATA_FIELDS[name]
     if name == "release_date" and not re.fullmatch(r"\d{4}-\d\d-\d\d", text):
         raise FoldlineError(f"{where} is {text!r}, not a date like 2004-01-31")
     if name == "source" and text not in ("experimental", "distillation"):

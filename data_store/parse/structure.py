@@ -7,7 +7,7 @@ in residue.py. Coordinates in ångström.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
 
@@ -17,6 +17,7 @@ import numpy as np
 from ...errors import FoldlineError
 from ..residues import N_ATOM37, encode_sequence
 from .align import align
+from .plddt import set_plddt
 from .residue import choose_residue, residue_atoms, residue_letter
 from .text import read_source, stem_and_kind
 
@@ -34,13 +35,15 @@ _DEPOSITED = "_pdbx_database_status.recvd_initial_deposition_date"
 @dataclass(frozen=True)
 class ParsedChain:
     """One protein chain: ``sequence`` of N_res letters (the twenty and X), ``positions`` float32 [N_res, 37, 3] ångström, ``mask`` uint8
-    [N_res, 37], and ``notes`` on what had to be repaired to read it."""
+    [N_res, 37], ``notes`` on what had to be repaired to read it, ``b_factors`` float32 [N_res] of the CA atoms (0 where there is none): the
+    pLDDT of a prediction."""
 
     name: str
     sequence: str
     positions: np.ndarray
     mask: np.ndarray
     notes: tuple[str, ...] = ()
+    b_factors: np.ndarray = field(default_factory=lambda: np.zeros(0, np.float32))
 
 
 @dataclass(frozen=True)
@@ -129,6 +132,7 @@ def _from_mmcif(path: Path, data: bytes) -> tuple[gemmi.Structure, str, tuple[st
         if block is None:
             raise FoldlineError(f"{path.name} has no _atom_site loop: it is not a macromolecule's mmCIF")
         structure = gemmi.make_structure_from_block(block)
+        set_plddt(block, structure)
     except (ValueError, RuntimeError, IndexError) as error:
         raise FoldlineError(f"{path.name} is not a valid mmCIF file ({_one_line(str(error))}); fetch it again") from None
     dates = [
@@ -184,11 +188,14 @@ def _lay_out(structure: gemmi.Structure, chain: gemmi.Chain, notes: tuple[str, .
 def _with_atoms(name: str, layout: _Layout) -> ParsedChain:
     positions = np.zeros((len(layout.sequence), N_ATOM37, 3), np.float32)
     mask = np.zeros((len(layout.sequence), N_ATOM37), np.uint8)
+    b_factors = np.zeros(len(layout.sequence), np.float32)
     for group, place in zip(layout.groups, layout.places, strict=True):
         if place >= 0:
             letter = layout.sequence[place]
-            positions[place], mask[place] = residue_atoms(choose_residue(group, letter), int(encode_sequence(letter)[0]))
-    return ParsedChain(name.strip() or BLANK_CHAIN, layout.sequence, positions, mask, layout.notes)
+            residue = choose_residue(group, letter)
+            positions[place], mask[place] = residue_atoms(residue, int(encode_sequence(letter)[0]))
+            b_factors[place] = next((atom.b_iso for atom in residue if atom.name == "CA"), 0.0)
+    return ParsedChain(name.strip() or BLANK_CHAIN, layout.sequence, positions, mask, layout.notes, b_factors)
 
 
 def _place(groups: list[list[gemmi.Residue]], full: str) -> tuple[np.ndarray, str, tuple[str, ...]]:
