@@ -40,7 +40,7 @@ def _gather_flat(groups: Any, buffers: Sequence[Tensor], partitions: Sequence[Te
     """Join the ranks' slices of each buffer; a parameter's place in it is read from where its own view begins."""
     found: dict[str, Tensor] = {}
     for parameters, buffer, mine in zip(groups, buffers, partitions, strict=True):
-        whole = torch.cat(_all_gather(mine)).cpu()
+        whole = torch.cat(_all_gather(mine, buffer.device)).cpu()
         for parameter in parameters:
             start = (parameter.data_ptr() - buffer.data_ptr()) // buffer.element_size()
             found[names[parameter]] = whole[start : start + parameter.numel()].view(parameter.shape).clone()
@@ -51,7 +51,7 @@ def _gather_sliced(groups: Any, partitions: Sequence[Tensor], names: dict[nn.Par
     """Join each parameter's slices; the last slice may be padded."""
     found: dict[str, Tensor] = {}
     for parameters, mine in zip(groups, partitions, strict=True):
-        slices = [piece.cpu() for piece in _all_gather(mine)]
+        slices = [piece.cpu() for piece in _all_gather(mine, parameters[0].device)]
         start = 0
         for parameter in parameters:
             width = parameter.ds_tensor.ds_numel
@@ -61,7 +61,9 @@ def _gather_sliced(groups: Any, partitions: Sequence[Tensor], names: dict[nn.Par
     return found
 
 
-def _all_gather(mine: Tensor) -> list[Tensor]:
+def _all_gather(mine: Tensor, device: torch.device) -> list[Tensor]:
+    """Every rank's ``mine`` on ``device``, where the ranks can talk; an optimizer on the host keeps its share there."""
+    mine = mine.detach().to(device).contiguous()
     pieces = [torch.empty_like(mine) for _ in range(dist.get_world_size())]
-    dist.all_gather(pieces, mine.detach().contiguous())
+    dist.all_gather(pieces, mine)
     return pieces

@@ -53,7 +53,7 @@ def test_the_demo_config_is_valid() -> None:
         (["run.device=tpu"], "run.device = 'tpu'"),
         (["features.max_templates=4"], "model.template.enabled = false, but features.max_templates = 4"),
         (["data.store="], "data.store is empty"),
-        (["optim.clip_norm=-1.0"], "optim.clip_norm = -1.0 is not above 0; optim.clip = \"none\" switches clipping off"),
+        (["optim.clip_norm=-1.0"], 'optim.clip_norm = -1.0 is not above 0; optim.clip = "none" switches clipping off'),
         (["optim.clip=global"], "optim.clip = 'global' is none of sample, batch, none"),
         (["run.batch=-1"], "run.batch = -1 is negative"),
         (["run.batch=8", "run.accumulate=2"], "run.batch = 8 and run.accumulate = 2 both say how many passes"),
