@@ -12,14 +12,12 @@ import time
 import traceback
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import replace
 from multiprocessing.connection import Connection
 from pathlib import Path
 
 from ..errors import FoldlineError
 from .compact import Sample
 from .config import FeatureConfig
-from .features.msa import take_rows
 from .featurize import choose_rows, make_sample
 from .sampler import SampleTask
 from .store import Store
@@ -40,10 +38,9 @@ class SampleMaker:
         """Read the rows that the sample may see, and no others; featurize. A problem of the chain is a FoldlineError that names it."""
         try:
             self._say("reading the chain")
-            record = self._store.record(task.chain_id)
-            depth = sum(len(msa.rows) for msa in record.msas)
-            rows = choose_rows(depth, record.metadata.source, self._features, task.seed)
-            record = replace(record, msas=take_rows(record.msas, rows))
+            source = self._store.metadata(task.chain_id).source
+            rows = choose_rows(self._store.msa_depth(task.chain_id), source, self._features, task.seed)
+            record = self._store.record(task.chain_id, rows)
             self._say(f"making the features of {task.n_cycles} passes")
             return make_sample(record, self._features, task.seed, task.n_cycles, task.position)
         except FoldlineError as error:

@@ -157,8 +157,8 @@ class TestFailures:
         store = tmp_path / "store"
         shutil.copytree(demo_store, store)
         with TrainLoader(store, DataConfig(workers=workers), FEATURES) as loader:
-            for shard in (p for p in (store / "msa").rglob("*") if p.is_file() and p.name != "zarr.json"):
-                shard.write_bytes(b"damaged" * 100)
+            for part in (store / "parts").iterdir():
+                part.write_bytes(b"damaged" * 100)
             with pytest.raises(FoldlineError, match=r"sample 0 \(chain '\w+'\)"):
                 next(loader)
             assert list(loader) == []
