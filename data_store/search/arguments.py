@@ -51,7 +51,7 @@ def add_search(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         help="rows to keep, query included; 0: all (default uniref90 10000, mgnify 501, uniprot 50000 as AF2, others all)",
     )
     sub.add_argument("--workers", type=int, default=1, metavar="N", help="processes, each with one query at a time (default 1)")
-    sub.add_argument("--threads", type=int, metavar="N", help="per worker (default: cores divided by workers)")
+    sub.add_argument("--threads", type=int, metavar="N", help="per worker (default: cores divided by workers; 1 with --mpi)")
     sub.add_argument("--mpi", action="store_true", help="the ranks of this MPI job are the workers; rank 0 hands out queries")
     sub.add_argument("--shard", default="0/1", metavar="I/N", help="only every N-th query from the I-th on, I from 0: for Slurm arrays")
     sub.add_argument("--timeout", type=float, metavar="SECONDS", help="for one search of one query (MMseqs2: one step of a batch)")

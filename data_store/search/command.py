@@ -74,7 +74,8 @@ def _plan(request: Request) -> Plan:
     names = [text.partition("=")[0] for text in request.databases]
     if request.template_db is not None and TEMPLATES in names:
         raise FoldlineError(f"--db {TEMPLATES}=…: the name {TEMPLATES} belongs to --template-db; choose another")
-    threads = request.threads or max(1, _cores() // request.workers)
+    # Ranks of one node share its cores, and how many there are is known to the job script alone.
+    threads = request.threads or (1 if request.mpi else max(1, _cores() // request.workers))
     options = Options(threads, request.timeout, request.memory, request.gpu_server)
     wanted = [*request.databases, *([f"{TEMPLATES}={request.template_db}"] if request.template_db is not None else [])]
     try:

@@ -100,9 +100,8 @@ def _search(hmm: Any, database: Database, thresholds: dict[str, Any], options: O
         parts.append(result)
         if len(parts) == _MERGE:
             parts = [parts[0].merge(*parts[1:])]
-    hits = parts[0].merge(*parts[1:]) if len(parts) > 1 else parts[0]
-    hits.sort()
-    return hits
+    # Both a search and a merge leave hits sorted by E-value and judged by the count of sequences so far.
+    return parts[0].merge(*parts[1:]) if len(parts) > 1 else parts[0]
 
 
 def _in_threads(work: Callable[[Any], Any], blocks: Iterator[Any], threads: int) -> Iterator[Any]:

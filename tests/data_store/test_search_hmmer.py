@@ -12,7 +12,7 @@ from foldline.data_store.search import jackhmmer, pyhmmer
 from foldline.data_store.search.alignment import a3m_text, stockholm_text, without_repeats
 from foldline.data_store.search.databases import Database
 from foldline.data_store.search.options import Options
-from foldline.data_store.search.parameters import HMMSEARCH, JACKHMMER
+from foldline.data_store.search.parameters import HMMSEARCH, JACKHMMER, MAX_ROWS
 from foldline.data_store.search.queries import Query
 from foldline.errors import FoldlineError
 
@@ -38,6 +38,13 @@ def test_pyhmmer_gives_jackhmmers_rows(name: str, iterations: int, toy: tuple[Da
     theirs = jackhmmer.search_msa(query, database(f"plain={toy[1]}", tmp_path), parameters, Options(), tmp_path)
     assert len(ours) > 4
     assert ours == theirs
+
+
+def test_the_parameters_are_af2s() -> None:
+    """What AF2's published pipeline passes to jackhmmer; --incdomE is the program's own default."""
+    published = {"-N": 1, "-E": 0.0001, "--incE": 0.0001, "--F1": 0.0005, "--F2": 5e-05, "--F3": 5e-07}
+    assert {"-N": JACKHMMER["iterations"], "-E": JACKHMMER["E"]} | {f"--{n}": JACKHMMER[n] for n in ("incE", "F1", "F2", "F3")} == published
+    assert (MAX_ROWS["uniref90"], MAX_ROWS["mgnify"]) == (10_000, 501)
 
 
 def test_threads_blocks_and_memory_change_nothing(toy: tuple[Database, Path], monkeypatch: pytest.MonkeyPatch) -> None:
