@@ -220,6 +220,8 @@ class TestFeatures:
         templates, _ = build_templates(OTHER, hits, one, TemplateLimits(max_hits=3))
         assert templates.sum_probs.tolist() == [9.0, 9.0, 6.0]
         assert [int((row != GAP).argmax()) for row in templates.aatype] == [41, 43, 42]
+        scored_twice, _ = build_templates(OTHER, [hits[1], hits[1]], one, TemplateLimits())
+        assert len(scored_twice.names) == 2  # HHsearch's hits are not compared with each other, as in AF2
         unscored = [dataclasses.replace(h, sum_probs=None) for h in (hits[2], hits[0], hits[2])]
         templates, notes = build_templates(OTHER, unscored, one, TemplateLimits())
         assert [int((row != GAP).argmax()) for row in templates.aatype] == [42, 40]
