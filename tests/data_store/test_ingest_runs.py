@@ -166,6 +166,15 @@ class TestAppend:
         assert (len(nothing.skipped), nothing.count) == (24, 0)
         assert content(store) == undisturbed
 
+    def test_chains_of_a_whole_file_are_skipped_one_by_one(self, tmp_path: Path) -> None:
+        source, store = tmp_path / "source", tmp_path / "store"
+        source.mkdir()
+        shutil.copy(DEMO / "1ubq_A.cif.gz", source / "1ubq.cif.gz")
+        ingest(source, store)
+        shutil.copy(DEMO / "2hba_A.pdb.gz", source / "2hba.pdb.gz")
+        report = ingest(source, store, IngestSettings(append=True))
+        assert (names(report.skipped), names(report.repaired)) == ({"1ubq_A"}, {"2hba_A"})
+
     def test_without_it_a_store_is_never_touched(self, source: Path, tmp_path: Path) -> None:
         ingest(source / "copy0", tmp_path / "store")
         with pytest.raises(FoldlineError, match="already exists"):
