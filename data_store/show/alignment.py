@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..features.msa import merge_msas
+from ..features.msa import merge_msas, unique_rows
 from ..residues import GAP, UNKNOWN
 from ..types import Msa
 
@@ -37,7 +37,7 @@ class Alignment:
 
 def read_alignment(msas: Sequence[Msa]) -> Alignment:
     """All alignments of a chain as one. Of more rows than the limit, evenly spaced ones stand for all."""
-    rows, _ = merge_msas(msas)
+    rows, _ = merge_msas(unique_rows(msas))
     kept = spaced_rows(rows, row_limit(rows.shape[1]))
     return Alignment(kept, sequence_weights(kept), len(rows))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -88,6 +89,14 @@ class TestText:
                 residues = line[14:].split()[0]
                 assert [len(lines[start + k][14:]) for k in (1, 2, 3)] == [len(residues)] * 3
                 assert lines[start - 1].index("0") == 23
+
+    def test_ascii_output_says_what_it_can(self) -> None:
+        record = chain(30, 20)
+        record = replace(record, metadata=replace(record.metadata, title="un récepteur à 3.1 Å", resolution=3.1))
+        out = text(record, "ascii")
+        assert "un r?cepteur ? 3.1 A" in out
+        assert "3.10 A" in out
+        assert "\\" in out  # the map's diagonal
 
     def test_colours_only_in_a_terminal(self) -> None:
         record = chain(60, 40)
