@@ -59,25 +59,30 @@ def nearest_clusters(planes: np.ndarray, centres: np.ndarray) -> np.ndarray:
 
 
 def _nearest(planes: np.ndarray, packed: np.ndarray) -> np.ndarray:
-    """One block of rows against all centres ``packed`` uint64 [N_clust, 5, words, 1].
+    """One block of rows against all centres ``packed`` uint64 [N_clust, 5, words, 1], of few rows with several centres at a time.
 
     The smallest of distance x N_clust + number is kept as the centres go by: the first of the nearest wins, and no table of all
     distances is written and searched.
     """
-    shape, n_clusters = planes.shape[1:], len(packed)
-    differs, plane, ones = np.empty(shape, np.uint64), np.empty(shape, np.uint64), np.empty(shape, np.uint8)
-    distance, key = np.empty(shape[1], np.uint16), np.empty(shape[1], np.uint32)
-    best = np.full(shape[1], np.iinfo(np.uint32).max, np.uint32)
-    for number, centre in enumerate(packed):
-        np.bitwise_xor(planes[0], centre[0], out=differs)
+    n_clusters, (_, words, depth) = len(packed), planes.shape
+    group = min(n_clusters, max(1, _BLOCK_WORDS // (words * depth)))
+    shape = (group, words, depth)
+    buffers = [np.empty(shape, np.uint64), np.empty(shape, np.uint64), np.empty(shape, np.uint8)]
+    buffers += [np.empty((group, depth), np.uint16), np.empty((group, depth), np.uint32)]
+    numbers = np.arange(n_clusters, dtype=np.uint32)[:, None]
+    best = np.full(depth, np.iinfo(np.uint32).max, np.uint32)
+    for first in range(0, n_clusters, group):
+        centres = packed[first : first + group].swapaxes(0, 1)
+        differs, plane, ones, distance, key = (buffer[: centres.shape[1]] for buffer in buffers)
+        np.bitwise_xor(planes[0], centres[0], out=differs)
         for bit in range(1, _PLANES):
-            np.bitwise_xor(planes[bit], centre[bit], out=plane)
+            np.bitwise_xor(planes[bit], centres[bit], out=plane)
             np.bitwise_or(differs, plane, out=differs)
         np.bitwise_count(differs, out=ones)
-        np.add.reduce(ones, axis=0, dtype=np.uint16, out=distance)
+        np.add.reduce(ones, axis=1, dtype=np.uint16, out=distance)
         np.multiply(distance, np.uint32(n_clusters), out=key)
-        np.add(key, np.uint32(number), out=key)
-        np.minimum(best, key, out=best)
+        np.add(key, numbers[first : first + group], out=key)
+        np.minimum(best, np.minimum.reduce(key, axis=0), out=best)
     return best % np.uint32(n_clusters)
 
 
