@@ -148,6 +148,10 @@ def check(config: RunConfig) -> None:
             not deepspeed.offload_optimizer or deepspeed.zero_stage > 0,
             "deepspeed.offload_optimizer needs deepspeed.zero_stage 1, 2 or 3",
         ),
+        (
+            not deepspeed.offload_optimizer or deepspeed.zero_stage != 3 or optim.clip != "batch",
+            'deepspeed.offload_optimizer at zero_stage 3 clips the batch wrongly in DeepSpeed 0.19; set zero_stage to 2 or optim.clip to "sample"',
+        ),
         (deepspeed.reduce_bucket_size >= 1, f"deepspeed.reduce_bucket_size = {deepspeed.reduce_bucket_size} is below 1"),
         (config.validate.every >= 0, f"validate.every = {config.validate.every} is negative; 0 validates before and after only"),
         (config.validate.recycles >= 0, f"validate.recycles = {config.validate.recycles} is negative"),
