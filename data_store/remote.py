@@ -6,6 +6,7 @@ from __future__ import annotations
 import io
 import os
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, BinaryIO
 
 from ..errors import FoldlineError
@@ -23,7 +24,7 @@ class S3Place:
         bucket, _, prefix = url.removeprefix("s3://").partition("/")
         if not bucket:
             raise FoldlineError(f"{url} names no bucket; give s3://BUCKET/PREFIX")
-        self.path = url
+        self.path: Path | str = url
         self._bucket, self._prefix = bucket, prefix.rstrip("/")
 
     def names(self) -> list[str]:

@@ -32,7 +32,8 @@ _NUMBERS = 65_536  # elements of a few bytes
 _MASKS = 4_096  # 37 bytes each
 _ATOMS = 512  # 444 bytes each
 _CELLS = 262_144
-_INDEX = 1_048_576
+_INDEX = 16_384  # a chunk is padded with zeros to its full size, so small parts pay for large ones
+_CHARACTERS = 131_072
 
 # What a chain's record is made of; read in ranges.
 DATA_ARRAYS: dict[str, ArraySpec] = {
@@ -67,7 +68,7 @@ INDEX_ARRAYS: dict[str, ArraySpec] = {
 
 # Columns of text: UTF-8, each value closed by a line feed (so no value may hold one).
 TEXT_ARRAYS: dict[str, ArraySpec] = {
-    name: ArraySpec("characters", "uint8", (), _INDEX)
+    name: ArraySpec("characters", "uint8", (), _CHARACTERS)
     for name in (
         "chain_id",
         "pdb_id",

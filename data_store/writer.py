@@ -109,14 +109,13 @@ def append_parts(store: Path, parts: Sequence[Path]) -> None:
         manifest = read_manifest(place)
         _sweep(store, manifest)
         try:
-            columns = [load_columns(place, manifest.index.file), *map(read_part_columns, parts)]
+            columns = [_stored_columns(place, manifest), *map(read_part_columns, parts)]
             _refuse_duplicates(columns, store)
             with writing(store):
                 entries = _place_parts(store, parts)
                 _write_tables(store, manifest, join_columns(columns), entries)
-        except BaseException:
+        finally:
             _sweep(store, read_manifest(place))
-            raise
     finally:
         os.close(lock)
     for part in parts:
@@ -190,8 +189,16 @@ def _refuse_duplicates(columns: Sequence[Columns], path: Path) -> None:
         more = len(twice) - _NAMED_AT_MOST
         named = ", ".join(twice[:_NAMED_AT_MOST]) + (f" and {more} more" if more > 0 else "")
         raise FoldlineError(
-            f"{path}: {len(twice)} chains are given twice ({named}); chain ids are unique in a store: leave them out, or merge with --keep-first"
+            f"{path}: {len(twice)} chains are given twice ({named}); chain ids are unique in a store: "
+            "leave them out, or merge stores with --keep-first"
         )
+
+
+def _stored_columns(place: FolderPlace, manifest: Manifest) -> Columns:
+    try:
+        return load_columns(place, manifest.index.file)
+    except Exception as error:  # over a damaged file, zarr and zipfile raise whatever the damage leads to
+        raise FoldlineError(f"{place.path}: {manifest.index.file} is damaged; run: foldline store verify {place.path}") from error
 
 
 def _sweep(store: Path, manifest: Manifest) -> None:
