@@ -150,7 +150,7 @@ def check(config: RunConfig) -> None:
         ),
         (
             not deepspeed.offload_optimizer or deepspeed.zero_stage != 3 or optim.clip != "batch",
-            'deepspeed.offload_optimizer at zero_stage 3 clips the batch wrongly (DeepSpeed 0.19); set zero_stage = 2 or optim.clip = "sample"',
+            'deepspeed.offload_optimizer at zero_stage 3 clips the batch wrongly (DeepSpeed); set zero_stage = 2 or optim.clip = "sample"',
         ),
         (deepspeed.reduce_bucket_size >= 1, f"deepspeed.reduce_bucket_size = {deepspeed.reduce_bucket_size} is below 1"),
         (config.validate.every >= 0, f"validate.every = {config.validate.every} is negative; 0 validates before and after only"),
