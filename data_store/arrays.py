@@ -16,8 +16,8 @@ from .places import Place
 from .schema import ArraySpec
 
 _CHUNKS_AT_ONCE = 8  # what an array collects before it is written
-_OPEN_PARTS = 32  # parts whose directories are kept in memory
-_CACHE_BYTES = 64 << 20  # of tensorstore's cache, which holds zip directories
+_OPEN_PARTS = 16  # parts whose directories are kept in memory
+_CACHE_BYTES = 64 << 20  # of zip directories in tensorstore; chunks are not kept, the next sample is another chain
 _TIMESTAMP = (1980, 1, 1, 0, 0, 0)
 _MODE = 0o644 << 16
 
@@ -119,7 +119,8 @@ class ArrayReader:
         self.process = os.getpid()
         self._place = place
         self._tensorstore = tensorstore
-        self._context = tensorstore and tensorstore.Context({"cache_pool": {"total_bytes_limit": _CACHE_BYTES}, **place.context()})
+        pools = {"cache_pool": {"total_bytes_limit": _CACHE_BYTES}, "cache_pool#chunks": {"total_bytes_limit": 0}}
+        self._context = tensorstore and tensorstore.Context({**pools, **place.context()})
         self._parts: OrderedDict[str, dict[str, Any]] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -153,7 +154,7 @@ class ArrayReader:
         if name not in handles:
             if self._tensorstore is not None:
                 kvstore = {"driver": "zip", "base": self._place.kvstore(part), "path": f"{name}/"}
-                spec = {"driver": "zarr3", "kvstore": kvstore, "recheck_cached_data": "open"}
+                spec = {"driver": "zarr3", "kvstore": kvstore, "cache_pool": "cache_pool#chunks"}
                 handles[name] = self._tensorstore.open(spec, read=True, context=self._context).result()
             else:
                 import zarr

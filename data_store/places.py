@@ -53,7 +53,10 @@ def place_of(path: Path | str) -> Place:
         from .remote import S3Place
 
         return S3Place("s3://" + text.removeprefix("s3:").lstrip("/"))
-    return ZipPlace(Path(path)) if zipfile.is_zipfile(path) else FolderPlace(Path(path))
+    try:
+        return ZipPlace(Path(path)) if zipfile.is_zipfile(path) else FolderPlace(Path(path))
+    except (OSError, ValueError, NotImplementedError, zipfile.BadZipFile) as error:
+        raise FoldlineError(f"{path} is a damaged zip file ({error}); restore it from a copy") from error
 
 
 class FolderPlace:
@@ -127,11 +130,14 @@ class ZipPlace:
         return {}
 
     def faults(self) -> list[str]:
-        with zipfile.ZipFile(self._file) as archive:
-            seal = archive.comment.decode(errors="replace")
+        try:
+            with zipfile.ZipFile(self._file) as archive:
+                seal, expected = archive.comment.decode(errors="replace"), zip_seal(self._file)
+        except (OSError, ValueError, zipfile.BadZipFile) as error:
+            return [f"{self.path}: its zip headers differ from those that were written ({error})"]
         if len(seal) != SEAL_SIZE:
             return [f"{self.path} has no seal, so its zip headers cannot be checked; make it with: foldline store copy FOLDER {self.path}"]
-        return [] if seal == zip_seal(self._file) else [f"{self.path}: its zip headers differ from those that were written"]
+        return [] if seal == expected else [f"{self.path}: its zip headers differ from those that were written"]
 
 
 def zip_seal(path: Path) -> str:
