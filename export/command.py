@@ -97,7 +97,7 @@ def export_bundle(run: TrainedRun, out: Path, config: ExportConfig, stage: Calla
 
 def gate_records(run: TrainedRun, config: GateConfig) -> list[ChainRecord]:
     """The proteins to compare on: validation chains of the run's store, any chains where it has none."""
-    if not Path(run.data.store).is_dir():
+    if not run.data.store.startswith("s3://") and not Path(run.data.store).exists():
         raise FoldlineError(
             f"the gate folds proteins of the run's store, and '{run.data.store}' (data.store of {run.path / 'config.json'}) is not there; "
             "run from the folder that the training ran in, or put the store back"

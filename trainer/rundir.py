@@ -32,6 +32,11 @@ class RunDir:
         self.deepspeed = root / "deepspeed.json"
         self.environment = root / "environment.json"
         self.tracking = root / "tracking.json"
+        self.tracking_lock = root / ".tracking.lock"
+        self.state = root / "state.json"
+        self.structures = root / "structures"
+        self.table = root / "tables" / "validation.json"
+        self.local_uri = f"sqlite:///{(root / 'mlflow.db').resolve()}"
 
 
 def check_start(config: RunConfig, resume: bool) -> None:
@@ -40,7 +45,7 @@ def check_start(config: RunConfig, resume: bool) -> None:
     Reads only, so that it can be called before the ranks start and again by each of them.
     """
     run = RunDir(Path(config.run.dir))
-    if not Path(config.data.store).is_dir():
+    if not config.data.store.startswith("s3://") and not Path(config.data.store).exists():
         raise FoldlineError(f"data.store = {config.data.store!r} is not there; make it: foldline ingest SOURCE --store {config.data.store}")
     open_order(Path(config.data.store), config.data, config.features)  # says what the store lacks, and why no chain can be trained on
     if not resume:
