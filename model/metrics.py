@@ -16,6 +16,7 @@ from torch import Tensor
 from .superposition import candidate_superpositions, superpose
 
 POLISH_ROUNDS = 20
+GDT_CUTOFFS = (0.5, 1.0, 2.0, 4.0, 8.0)  # ångström
 
 
 class LDDT(NamedTuple):
@@ -23,6 +24,13 @@ class LDDT(NamedTuple):
 
     per_residue: Tensor
     mean: Tensor
+
+
+class GDT(NamedTuple):
+    """Mean share of residues [*] that some superposition brings within 1, 2, 4 and 8 Å (``ts``), and within 0.5, 1, 2 and 4 Å (``ha``)."""
+
+    ts: Tensor
+    ha: Tensor
 
 
 def lddt_ca(
@@ -69,18 +77,10 @@ def tm_score(
     return _per_sample(_tm_score, ca, true_ca, mask)
 
 
-def gdt_ts(
-    ca: Float[Tensor, "*batch N_res 3"], true_ca: Float[Tensor, "*batch N_res 3"], mask: Float[Tensor, "*batch N_res"]
-) -> Float[Tensor, "*batch"]:
-    """GDT total score, 0..1: mean share of residues that some superposition brings within 1, 2, 4 and 8 Å (Zemla 2003)."""
-    return _per_sample(lambda points, onto: _gdt(points, onto, (1.0, 2.0, 4.0, 8.0)), ca, true_ca, mask)
-
-
-def gdt_ha(
-    ca: Float[Tensor, "*batch N_res 3"], true_ca: Float[Tensor, "*batch N_res 3"], mask: Float[Tensor, "*batch N_res"]
-) -> Float[Tensor, "*batch"]:
-    """GDT high accuracy, 0..1: as ``gdt_ts`` with 0.5, 1, 2 and 4 Å."""
-    return _per_sample(lambda points, onto: _gdt(points, onto, (0.5, 1.0, 2.0, 4.0)), ca, true_ca, mask)
+def gdt(ca: Float[Tensor, "*batch N_res 3"], true_ca: Float[Tensor, "*batch N_res 3"], mask: Float[Tensor, "*batch N_res"]) -> GDT:
+    """Both global distance tests, 0..1, from one search over superpositions (Zemla 2003)."""
+    shares = _per_sample(_gdt_shares, ca, true_ca, mask, (len(GDT_CUTOFFS),))
+    return GDT(shares[..., 1:].mean(-1), shares[..., :-1].mean(-1))
 
 
 def _distances(points: Tensor) -> Tensor:
@@ -105,19 +105,21 @@ def _tm_score(points: Tensor, onto: Tensor) -> Tensor:
     return closeness(best).mean()
 
 
-def _gdt(points: Tensor, onto: Tensor, cutoffs: tuple[float, ...]) -> Tensor:
-    best = points.new_zeros(len(cutoffs))
-    for cutoff in cutoffs:
+def _gdt_shares(points: Tensor, onto: Tensor) -> Tensor:
+    best = points.new_zeros(len(GDT_CUTOFFS))
+    for cutoff in GDT_CUTOFFS:
         for moved in candidate_superpositions(points, onto, cutoff):
             distance = (moved - onto).norm(dim=-1)
-            shares = torch.stack([(distance <= limit).double().mean(-1).amax() for limit in cutoffs])
+            shares = torch.stack([(distance <= limit).double().mean(-1).amax() for limit in GDT_CUTOFFS])
             best = torch.maximum(best, shares)
-    return best.mean()
+    return best
 
 
-def _per_sample(score: Callable[[Tensor, Tensor], Tensor], ca: Tensor, true_ca: Tensor, mask: Tensor) -> Tensor:
-    """Apply ``score`` to the known residues of each sample of the leading dimensions."""
+def _per_sample(
+    score: Callable[[Tensor, Tensor], Tensor], ca: Tensor, true_ca: Tensor, mask: Tensor, shape: tuple[int, ...] = ()
+) -> Tensor:
+    """Apply ``score``, whose result has ``shape``, to the known residues of each sample of the leading dimensions."""
     n = ca.shape[-2]
     samples = zip(ca.reshape(-1, n, 3).double(), true_ca.reshape(-1, n, 3).double(), mask.reshape(-1, n) > 0, strict=True)
-    scores = [score(points[known], onto[known]) if known.any() else points.new_zeros(()) for points, onto, known in samples]
-    return torch.stack(scores).view(ca.shape[:-2]).to(ca.dtype)
+    scores = [score(points[known], onto[known]) if known.any() else points.new_zeros(shape) for points, onto, known in samples]
+    return torch.stack(scores).view((*ca.shape[:-2], *shape)).to(ca.dtype)

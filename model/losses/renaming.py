@@ -13,6 +13,7 @@ from .precision import full_precision
 
 # The atom14 slots that are ambiguous in any residue type: 6..9 of 14, so that a residue's distances are made for these alone.
 SLOTS: list[int] = ATOM14_IS_AMBIGUOUS(torch.arange(21)).amax(0).nonzero().flatten().tolist()
+ROWS_AT_ONCE = 256  # residues whose distances to all atoms are held at a time: a quarter of a gigabyte for a chain of 1,000
 
 
 @full_precision
@@ -27,17 +28,21 @@ def alternative_is_better(
     anchors = (mask * (1 - is_ambiguous)).flatten(-2)
     weights = (mask * is_ambiguous)[..., SLOTS]
 
-    def distances(positions: Tensor) -> Tensor:
-        offset = positions[..., SLOTS, :].unsqueeze(-2) - positions.flatten(-3, -2)[..., None, None, :, :]
+    def distances(positions: Tensor, rows: slice) -> Tensor:
+        offset = positions[..., rows, SLOTS, :].unsqueeze(-2) - positions.flatten(-3, -2)[..., None, None, :, :]
         return (1e-10 + offset.square().sum(-1)).sqrt()
 
-    def deviation(candidate: Tensor) -> Tensor:
-        change = (1e-10 + (predicted - distances(candidate)).square()).sqrt()
-        return ((change * anchors[..., None, None, :]).sum(-1) * weights).sum(-1)
+    def deviation(predicted: Tensor, candidate: Tensor, rows: slice) -> Tensor:
+        change = (1e-10 + (predicted - distances(candidate, rows)).square()).sqrt()
+        return ((change * anchors[..., None, None, :]).sum(-1) * weights[..., rows, :]).sum(-1)
 
+    better = []
     with torch.no_grad():
-        predicted = distances(atom14)
-        return deviation(alt_atom14) < deviation(true_atom14)
+        for start in range(0, atom14.shape[-3], ROWS_AT_ONCE):
+            rows = slice(start, start + ROWS_AT_ONCE)
+            predicted = distances(atom14, rows)
+            better.append(deviation(predicted, alt_atom14, rows) < deviation(predicted, true_atom14, rows))
+    return torch.cat(better, -1)
 
 
 def rename_ground_truth(truth: GroundTruth, atom14: Float[Tensor, "*batch N_res 14 3"]) -> GroundTruth:

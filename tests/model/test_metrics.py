@@ -9,8 +9,17 @@ import pytest
 import torch
 from torch import Tensor
 
-from foldline.model.metrics import drmsd, gdt_ha, gdt_ts, kabsch_rmsd, lddt_ca, tm_score
+from foldline.model.metrics import drmsd, gdt, kabsch_rmsd, lddt_ca, tm_score
 from foldline.model.superposition import superpose
+
+
+def gdt_ts(*structures: Tensor) -> Tensor:
+    return gdt(*structures).ts
+
+
+def gdt_ha(*structures: Tensor) -> Tensor:
+    return gdt(*structures).ha
+
 
 SCORES = (tm_score, gdt_ts, gdt_ha)
 
