@@ -31,7 +31,8 @@ def lddt_all_atom(
         near, change = _compare(points, truth, rows, cutoff)
         near &= residue[rows].unsqueeze(-1) != residue
         scored[rows] = near.sum(-1).double()
-        kept[rows] = sum(((change < limit) & near).sum(-1) for limit in LIMITS) / (1.0 * len(LIMITS))  # type: ignore[assignment]
+        within = torch.stack([((change < limit) & near).sum(-1) for limit in LIMITS])
+        kept[rows] = within.double().mean(0)
     of_residue = [kept.new_zeros(len(mask)).index_add(0, residue, counts) for counts in (kept, scored)]
     per_residue = (1e-10 + of_residue[0]) / (1e-10 + of_residue[1])
     return LDDT(per_residue.to(atom14.dtype), ((1e-10 + kept.sum()) / (1e-10 + scored.sum())).to(atom14.dtype))

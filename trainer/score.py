@@ -33,18 +33,34 @@ PAE_TOP = 32.0
 
 @dataclass(frozen=True)
 class ChainScore:
-    """One folded chain. ``values`` by the names of ``measures.OF_CHAIN``, NaN where one is not defined; ``plddt`` (against lDDT-Cα, both
-    0..100) and ``pae`` (ångström; None without that head) are sums for the set; Cα ``predicted`` and ``true`` [N_res, 3], ``mask`` [N_res].
+    """One folded chain. ``values`` by the names of ``measures.OF_CHAIN``, NaN where one is not defined; ``plddt_pairs`` (with lDDT-Cα, both
+    0..100) and ``pae_pairs`` (ångström; None without that head) are sums for the whole set; Cα ``predicted`` and ``true`` [N_res, 3],
+    ``mask`` [N_res].
     """
 
     chain_id: str
     split: str  # "trained" or "validation"
     values: dict[str, float]
-    plddt: Calibration
-    pae: Calibration | None
+    plddt_pairs: Calibration
+    pae_pairs: Calibration | None
     predicted: np.ndarray
     true: np.ndarray
     mask: np.ndarray
+
+    @property
+    def lddt(self) -> float:
+        """lDDT-Cα, 0..1."""
+        return self.values["lddt_ca"]
+
+    @property
+    def plddt(self) -> float:
+        """Mean pLDDT, 0..100."""
+        return self.values["plddt"]
+
+    @property
+    def rmsd(self) -> float:
+        """Cα RMSD in ångström."""
+        return self.values["rmsd_ca"]
 
 
 @torch.no_grad()
@@ -74,8 +90,8 @@ def score_chain(record: ChainRecord, output: ModelOutput, config: ModelConfig, s
         chain_id=record.metadata.chain_id,
         split=split,
         values=numbers | _contacts(output, truth, number, config) | _violations(output, aatype, number, config),
-        plddt=collect(plddt[known].numpy(), 100 * lddt.per_residue[known].numpy(), 100.0, PLDDT_BINS),
-        pae=_pae(output, truth, config),
+        plddt_pairs=collect(plddt[known].numpy(), 100 * lddt.per_residue[known].numpy(), 100.0, PLDDT_BINS),
+        pae_pairs=_pae(output, truth, config),
         predicted=predicted.numpy(),
         true=true.numpy(),
         mask=mask.numpy(),

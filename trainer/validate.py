@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from statistics import fmean
 
 import numpy as np
 import torch
@@ -13,101 +10,66 @@ import torch.distributed as dist
 from torch import Tensor
 
 from ..data_store.featurize import inference_cycles
-from ..data_store.residues import CA
 from ..data_store.store import Store
 from ..data_store.types import FeatureBatch
 from ..model.alphafold import AlphaFold, run_cycles
-from ..model.confidence import compute_plddt
-from ..model.metrics import kabsch_rmsd, lddt_ca
+from ..model.outputs import ModelOutput
 from ..model.weights import load_state
 from .config import RunConfig
+from .score import ChainScore, score_chain
 from .step import to_device
+from .validation_report import journal_means, make_report
+from .validation_set import SEED, ValidationChain, shared_out, validation_set
 
-SEED = 0  # features of validation chains are the same in every run
-
-
-@dataclass(frozen=True)
-class ChainScore:
-    """One folded chain. ``lddt`` 0..1, ``plddt`` 0..100, ``rmsd`` ångström; Cα ``predicted`` and ``true`` [N_res, 3], ``mask`` [N_res]."""
-
-    chain_id: str
-    split: str  # "trained" or "validation"
-    lddt: float
-    plddt: float
-    rmsd: float
-    predicted: np.ndarray
-    true: np.ndarray
-    mask: np.ndarray
+__all__ = ["ChainScore", "Validator", "by_chain", "summary"]
 
 
 class Validator:
     """Holds an evaluation model beside the trained one, so that averaged weights never enter the engine."""
 
     def __init__(self, config: RunConfig, store: Store, trained: Sequence[str], device: torch.device) -> None:
+        self.chains = validation_set(config, store, trained)
         self._config = config
         self._store = store
         self._device = device
         self._model = AlphaFold(config.model).to(device).eval()
-        self._chains = [(chain, "trained") for chain in trained[: config.validate.trained_chains]]
-        self._chains += [(chain, "validation") for chain in config.data.validation]
 
     def run(self, weights: dict[str, Tensor]) -> list[ChainScore]:
-        """Scores of all chains in a fixed order, on every rank. Collective."""
+        """Scores of all chains in the set's order, on every rank. Collective where the process is one of a group."""
         load_state(weights, self._model, "the averaged weights")
-        rank, world = dist.get_rank(), dist.get_world_size()
-        mine = [self._fold(chain, split) for chain, split in self._chains[rank::world]]
-        everyone: list[list[ChainScore]] = [[] for _ in range(world)]
-        dist.all_gather_object(everyone, mine)
-        return [everyone[i % world][i // world] for i in range(len(self._chains))]
+        alone = not dist.is_initialized()
+        rank, world = (0, 1) if alone else (dist.get_rank(), dist.get_world_size())
+        shares = shared_out([chain.residues for chain in self.chains.chains], world)
+        mine = [self._score(self.chains.chains[place]) for place in shares[rank]]
+        everyone: list[list[ChainScore]] = [mine] * world
+        if not alone:
+            dist.all_gather_object(everyone, mine)
+        scores = {place: score for share, part in zip(shares, everyone, strict=True) for place, score in zip(share, part, strict=True)}
+        return [scores[place] for place in sorted(scores)]
 
     @torch.no_grad()
-    def _fold(self, chain: str, split: str) -> ChainScore:
-        record = self._store.record(chain)
+    def _score(self, chain: ValidationChain) -> ChainScore:
+        record = self._store.record(chain.chain_id)
         cycles = inference_cycles(record, self._config.features, SEED, self._config.validate.recycles + 1)
         output = run_cycles(self._model, [to_device(_tensors(cycle), self._device) for cycle in cycles])
-        predicted = output.structure.positions[:, CA].float().cpu()
-        true, mask = torch.from_numpy(record.positions[:, CA]), torch.from_numpy(record.mask[:, CA].astype(np.float32))
-        return ChainScore(
-            chain_id=chain,
-            split=split,
-            lddt=float(lddt_ca(predicted, true, mask).mean),
-            plddt=float(compute_plddt(output.plddt).mean()),
-            rmsd=float(kabsch_rmsd(predicted, true, mask)),
-            predicted=predicted.numpy(),
-            true=true.numpy(),
-            mask=mask.numpy(),
-        )
-
-
-def summary(scores: Sequence[ChainScore]) -> dict[str, float]:
-    """Means by split, named as the journal names them: "validate/trained/lddt_ca" and so on; a split without chains is left out."""
-    means: dict[str, float] = {}
-    for split in ("trained", "validation"):
-        chosen = [score for score in scores if score.split == split]
-        if chosen:
-            means[f"validate/{split}/lddt_ca"] = fmean(s.lddt for s in chosen)
-            means[f"validate/{split}/plddt"] = fmean(s.plddt for s in chosen)
-            means[f"validate/{split}/rmsd_ca"] = fmean(s.rmsd for s in chosen)
-    return means
-
-
-def by_chain(scores: Sequence[ChainScore]) -> dict[str, dict[str, float | str | int]]:
-    """Chain id -> its scores, the form of ``summary.json``."""
-    return {
-        s.chain_id: {
-            "split": s.split,
-            "residues": len(s.mask),
-            "lddt_ca": _rounded(s.lddt),
-            "plddt": _rounded(s.plddt),
-            "rmsd_ca": _rounded(s.rmsd),
-        }
-        for s in scores
-    }
-
-
-def _rounded(value: float) -> float:
-    return round(value, 4) if math.isfinite(value) else value
+        return score_chain(record, _on_cpu(output), self._config.model, chain.split)
 
 
 def _tensors(batch: FeatureBatch) -> FeatureBatch:
     return FeatureBatch(*(torch.from_numpy(np.ascontiguousarray(array)) for array in batch))
+
+
+def _on_cpu(output: ModelOutput) -> ModelOutput:
+    """``output`` where the scores are computed, without the representations, which no score reads."""
+    empty = torch.empty(0)
+    return to_device(output._replace(m=empty, z=empty, masked_msa=empty, recycled=output.recycled._replace(z=empty)), torch.device("cpu"))
+
+
+def summary(scores: Sequence[ChainScore]) -> dict[str, float]:
+    """Means under the journal's names, without intervals; what no chain of a split has is left out."""
+    return journal_means(make_report(scores, "", 0, ""))
+
+
+def by_chain(scores: Sequence[ChainScore]) -> dict[str, dict[str, float | str | int | None]]:
+    """Chain id -> its scores, the form of ``summary.json``."""
+    return make_report(scores, "", 0, "")["chains"]
