@@ -53,9 +53,10 @@ class Checkpoints:
     zero_stage: int
     keep_last: int
     store: str
+    publish_best: bool = True  # False where a side job says which is the best and keeps ``weights/best.safetensors``
 
-    def save(self, engine: Any, ema: Ema, step: int, samples: int, mlflow_run: str) -> Path:
-        """Write the state after ``step`` steps; returns the checkpoint's directory."""
+    def save(self, engine: Any, ema: Ema, step: int, samples: int, mlflow_run: str, best: Sequence[int] = ()) -> Path:
+        """Write the state after ``step`` steps; returns the checkpoint's directory. The steps ``best`` are kept beyond ``keep_last``."""
         final = self.run.checkpoints / f"step_{step:08d}"
         partial = self.run.checkpoints / f".partial_{step:08d}"
         rank = dist.get_rank()
@@ -81,9 +82,12 @@ class Checkpoints:
             _remove(final)
             os.replace(partial, final)
             _sync_directory(self.run.checkpoints)
-            _publish(final / "ema.safetensors", self.run.weights)
+            publish(final / "ema.safetensors", self.run.weights)
+            if best and self.publish_best:
+                publish(self._path(best[0]) / "ema.safetensors", self.run.best)
             for old in self.steps()[: -self.keep_last]:
-                _remove(self._path(old))
+                if old not in best:
+                    _remove(self._path(old))
         dist.barrier()
         return final
 
@@ -104,7 +108,7 @@ class Checkpoints:
         for step in reversed(self.steps()):
             path = self._path(step)
             try:
-                manifest = _read_manifest(path)
+                manifest = read_manifest(path)
                 problems = _damage(path, manifest)
             except FoldlineError as error:
                 problems = [str(error)]
@@ -167,7 +171,7 @@ def _hash(path: Path, sync: bool) -> str:
         return ""
 
 
-def _read_manifest(path: Path) -> Manifest:
+def read_manifest(path: Path) -> Manifest:
     try:
         data = json.loads((path / "manifest.json").read_text())
         if data["schema"] != SCHEMA:
@@ -187,8 +191,10 @@ def _damage(path: Path, manifest: Manifest) -> list[str]:
     ]
 
 
-def _publish(source: Path, target: Path) -> None:
+def publish(source: Path, target: Path) -> None:
     """Make ``target`` the same file as ``source``, at once; a hard link where the file system has them."""
+    if target.exists() and target.samefile(source):
+        return
     target.parent.mkdir(parents=True, exist_ok=True)
     partial = target.with_name(f"{target.name}.partial")
     partial.unlink(missing_ok=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 import json
 import math
 import os
@@ -65,10 +66,16 @@ def read_after(path: Path, offset: int, limit: int = sys.maxsize) -> Unsent:
     return Unsent(records, offset + sum(map(len, lines)))
 
 
+def side_journal(path: Path) -> Path:
+    """Where a side job (``foldline validate``) writes beside the journal ``path``: each file has one writer, readers merge them."""
+    return path.with_name(f"{path.stem}.validation{path.suffix}")
+
+
 def read_journal(path: Path) -> list[Record]:
-    """The run's history as it counts: a "resume" record at step s voids what was recorded beyond s before it."""
+    """The run's history as it counts, with the side job's: a "resume" record at step s voids what was recorded beyond s before it."""
     history: list[Record] = []
-    for record in read_after(path, 0).records:
+    records = [read_after(each, 0).records for each in (path, side_journal(path)) if each.exists()]
+    for record in heapq.merge(*records, key=lambda record: record.time):
         if record.kind == "resume":
             history = [earlier for earlier in history if earlier.step <= record.step]
         else:

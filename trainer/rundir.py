@@ -26,6 +26,8 @@ class RunDir:
         self.config = root / "config.json"
         self.checkpoints = root / "checkpoints"
         self.weights = root / "weights" / "ema.safetensors"
+        self.best = root / "weights" / "best.safetensors"
+        self.validation = root / "validation"
         self.journal = root / "metrics.jsonl"
         self.plots = root / "plots"
         self.summary = root / "summary.json"
