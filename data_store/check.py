@@ -27,6 +27,8 @@ def check_record(record: ChainRecord) -> None:
         _check_msa(record, msa)
     first = record.msas[0]  # later ones lack the query: their rows are unique across all
     _demand(record, bool((first.rows[0] == record.aatype).all()), f"row 0 of MSA '{first.name}' is not the chain's sequence")
+    rows = [row for msa in record.msas for row in np.ascontiguousarray(msa.rows).view(f"V{n_res}")[:, 0].tolist()]
+    _demand(record, len(set(rows)) == len(rows), "a row of its MSAs comes twice; pass them through unique_rows first")
     if record.templates is not None:
         _check_templates(record, record.templates)
     if record.plddt is not None:

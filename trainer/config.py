@@ -148,10 +148,6 @@ def check(config: RunConfig) -> None:
             not deepspeed.offload_optimizer or deepspeed.zero_stage > 0,
             "deepspeed.offload_optimizer needs deepspeed.zero_stage 1, 2 or 3",
         ),
-        (
-            not deepspeed.offload_optimizer or deepspeed.zero_stage != 3 or optim.clip != "batch",
-            'deepspeed.offload_optimizer at zero_stage 3 clips the batch wrongly (DeepSpeed); set zero_stage = 2 or optim.clip = "sample"',
-        ),
         (deepspeed.reduce_bucket_size >= 1, f"deepspeed.reduce_bucket_size = {deepspeed.reduce_bucket_size} is below 1"),
         (config.validate.every >= 0, f"validate.every = {config.validate.every} is negative; 0 validates before and after only"),
         (config.validate.recycles >= 0, f"validate.recycles = {config.validate.recycles} is negative"),

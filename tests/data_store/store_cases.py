@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from foldline.data_store.features.msa import unique_rows
 from foldline.data_store.residues import decode_sequence
 from foldline.data_store.types import ChainMetadata, ChainRecord, Msa, Templates
 
@@ -37,7 +38,8 @@ def random_record(
     msas = []
     for i, depth in enumerate(depths):
         rows = rng.integers(0, 22, (depth, length)).astype(np.uint8)
-        rows[0] = aatype
+        if i == 0:
+            rows[0] = aatype
         msas.append(Msa(f"msa{i}", rows, rng.integers(0, 256, (depth, length)).astype(np.uint8)))
     found = None
     if templates is not None:
@@ -71,7 +73,7 @@ def random_record(
         residue_index=np.sort(rng.integers(0, 999, length)).astype(np.int32),
         positions=positions,
         mask=rng.integers(0, 2, (length, 37)).astype(np.uint8),
-        msas=tuple(msas),
+        msas=unique_rows(msas),
         templates=found,
         plddt=(rng.random(length) * 100).astype(np.float32) if plddt else None,
     )

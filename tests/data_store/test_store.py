@@ -320,6 +320,7 @@ class TestWriterRefuses:
             (lambda r: {"msas": ()}, "no MSA"),
             (lambda r: {"msas": (replace(r.msas[0], rows=r.msas[0].rows[1:], deletions=r.msas[0].deletions[1:]),)}, "row 0 of MSA"),
             (lambda r: {"msas": (replace(r.msas[0], rows=r.msas[0].rows + np.uint8(9)),)}, r"not within 0\.\.21"),
+            (lambda r: {"msas": (r.msas[0], r.msas[0])}, "comes twice"),
             (lambda r: {"plddt": np.zeros(3, np.float32)}, "plddt is float32"),
             (lambda r: {"templates": replace(r.templates, names=())}, "2 templates have 0 names"),
             (lambda r: {"metadata": replace(r.metadata, title="two\nlines")}, "line feed"),

@@ -49,6 +49,8 @@ def configure(store: str, clip: str, dropout: bool = True, crop: int = 16) -> Ru
         c_z=8,
         c_s=8,
         c_e=8,
+        # One open bin of recycled distances: rounding must not carry a pair over the edge between two.
+        embedder=replace(model.embedder, recycle_min_bin=0.01, recycle_bins=1),
         template=replace(model.template, enabled=False),
         extra_msa=replace(model.extra_msa, **narrow, **rates),
         evoformer=replace(model.evoformer, **narrow, **rates),

@@ -59,7 +59,6 @@ def test_the_demo_config_is_valid() -> None:
         (["run.batch=8", "run.accumulate=2"], "run.batch = 8 and run.accumulate = 2 both say how many passes"),
         (['run.init_fresh=["heads.pae"]'], r"run.init_fresh = \['heads.pae'\] without run.init_weights"),
         (["deepspeed.checkpointing=jax"], "deepspeed.checkpointing = 'jax' is none of torch, deepspeed"),
-        (["deepspeed.offload_optimizer=true", "deepspeed.zero_stage=3"], "at zero_stage 3 clips the batch wrongly"),
         (["deepspeed.offload_optimizer=true", "deepspeed.zero_stage=0"], "deepspeed.offload_optimizer needs deepspeed.zero_stage 1"),
     ],
 )
