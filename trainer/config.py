@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -80,11 +81,15 @@ class TrackingConfig:
     """MLflow. The journal ``metrics.jsonl`` is written in any case."""
 
     mlflow: bool = True
-    uri: str = ""  # "" = sqlite:///RUN/mlflow.db
+    offline: bool = False  # write the run directory only; `foldline track sync` sends it later
+    uri: str = ""  # "" = MLFLOW_TRACKING_URI, without that sqlite:///RUN/mlflow.db
     experiment: str = "foldline"
     run_name: str = ""  # "" = the run directory's name
+    parent: str = ""  # a run's directory, an MLflow run id, or the name of a line of runs, whose parent run is then made
+    register: str = ""  # registered model that a finished run becomes a version of; "" = none
+    champion_metric: str = "validate/validation/lddt_ca"  # of the last validation; the best version gets the alias "champion"
     flush_seconds: float = 20.0
-    system_seconds: float = 10.0  # between samples of CPU and memory use
+    system_seconds: float = 10.0  # between samples of each host's CPU, memory and GPUs
 
 
 @dataclass(frozen=True)
@@ -153,6 +158,11 @@ def check(config: RunConfig) -> None:
         (config.validate.recycles >= 0, f"validate.recycles = {config.validate.recycles} is negative"),
         (config.validate.trained_chains >= 0, f"validate.trained_chains = {config.validate.trained_chains} is negative"),
         (config.validate.pictures >= 0, f"validate.pictures = {config.validate.pictures} is negative"),
+        (
+            not config.tracking.register or bool(re.fullmatch(r"[^/:'\"]+", config.tracking.register)),
+            f"tracking.register = {config.tracking.register!r} is no name of a model; leave out / : and quotes",
+        ),
+        (config.tracking.experiment != "", 'tracking.experiment is empty; name one, e.g. "foldline"'),
         (config.tracking.flush_seconds > 0, f"tracking.flush_seconds = {config.tracking.flush_seconds} is not above 0"),
         (config.tracking.system_seconds > 0, f"tracking.system_seconds = {config.tracking.system_seconds} is not above 0"),
     ]

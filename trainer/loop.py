@@ -23,7 +23,7 @@ from .recorder import Recorder
 from .rundir import RunDir, check_start
 from .start import check_initial, initial_metrics, load_initial
 from .step import TrainingStep
-from .tracking import require_mlflow
+from .tracking.tracker import check_tracking
 from .validate import Validator
 
 STOPPED = 75  # exit code after SIGTERM or SIGUSR1: a checkpoint was saved, start again with --resume (EX_TEMPFAIL)
@@ -36,7 +36,7 @@ def train_command(config_path: Path, overrides: Sequence[str], resume: bool) -> 
     if not resume:
         check_initial(config)
     require_deepspeed()
-    require_mlflow(config)
+    check_tracking(config)
     try:
         code = train(config, resume)
         dist.barrier()  # ranks end together: a launcher kills the rest when the first leaves with a code
@@ -58,7 +58,7 @@ def train(config: RunConfig, resume: bool) -> int:
     ema = Ema(master_partitions(engine, stage), config.optim.ema_decay)
     checkpoints = Checkpoints(run, stage, config.run.keep_last, store.content_hash)
 
-    with Recorder(config, run, ranks.rank) as recorder, ExitStack() as held:
+    with Recorder(config, run, ranks) as recorder, ExitStack() as held:
         step, mlflow_run = 0, ""
         if resume:
             path, manifest = checkpoints.newest(recorder.say)
@@ -68,7 +68,7 @@ def train(config: RunConfig, resume: bool) -> int:
         loader = held.enter_context(open_loader(config, store, ranks, step))
         stepper = Stepper(engine, iter(loader), config, device)
         validator = Validator(config, store, loader.order.chain_ids, device)
-        recorder.start(step if resume else None, mlflow_run, deepspeed_json(config, ranks.world), rank_map(ranks.describe()))
+        recorder.start(step if resume else None, mlflow_run, deepspeed_json(config, ranks.world), rank_map(ranks), store)
         if imported is not None:
             recorder.imported(*imported)
         for line in describe(find_policy(config.deepspeed.precision)):
@@ -119,8 +119,8 @@ def import_weights(
         return said, initial_metrics(module, iter(batches), passes_per_step(config, ranks.world), device)
 
 
-def rank_map(mine: str) -> list[str]:
-    """Every rank's line of description, in order, on every rank. Collective."""
-    lines = [""] * dist.get_world_size()
-    dist.all_gather_object(lines, mine)
-    return lines
+def rank_map(mine: RankInfo) -> list[RankInfo]:
+    """Every rank's place, in order, on every rank. Collective."""
+    everyone = [mine] * dist.get_world_size()
+    dist.all_gather_object(everyone, mine)
+    return everyone

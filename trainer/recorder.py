@@ -1,53 +1,66 @@
-"""What rank 0 leaves behind and shows: journal, tracker, pictures, summary, printed lines. On other ranks every method does nothing."""
+"""What rank 0 leaves behind and shows: journal, tracker, pictures, summary, printed lines.
+
+On other ranks every method does nothing, except that the first rank of each host samples the host.
+"""
 
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self
 
-import psutil
-import torch
 from rich.console import Console
 
+from ..cluster.ranks import RankInfo
+from ..data_store.store import Store
 from .config import RunConfig, to_json
 from .journal import Journal, read_journal
+from .provenance import provenance
 from .rundir import RunDir, environment, write_atomic
-from .tracking import Tracker
+from .structures import FoldedChain, write_structures
+from .system import SystemSampler
+from .tables import append_table
+from .tracking.tracker import Tracker
 from .validate import ChainScore, by_chain, summary
-
-GIB = 2**30
 
 
 class Recorder:
     """A context manager: leaving it ends the tracked run as FINISHED, as KILLED after ``stopped``, or as FAILED after an exception."""
 
-    def __init__(self, config: RunConfig, run: RunDir, rank: int) -> None:
-        self.active = rank == 0
+    def __init__(self, config: RunConfig, run: RunDir, ranks: RankInfo) -> None:
+        self.active = ranks.rank == 0
+        self._ranks = ranks
         self._config = config
         self._run = run
         self._console = Console(highlight=False, soft_wrap=True, stderr=False)
         self._tracker: Tracker | None = None
-        self._status = "FINISHED"
+        self._state = "finished"
         self._window: list[Mapping[str, float]] = []
-        self._sampled = 0.0
-        self._process = psutil.Process()
+        self._sampler: SystemSampler | None = None
+        self._started = False
 
-    def start(self, resumed: int | None, mlflow_run: str, deepspeed: Mapping[str, Any], ranks: Sequence[str]) -> None:
+    def start(self, resumed: int | None, mlflow_run: str, deepspeed: Mapping[str, Any], ranks: Sequence[RankInfo], store: Store) -> None:
         """Write the run's description and open journal and tracker; ``resumed`` is the step gone on from, None for a new run."""
+        if self._ranks.local_rank == 0:
+            self._sampler = SystemSampler(self._run.root, self._ranks.host, self._config.tracking.system_seconds)
         if not self.active:
             return
+        self._store = store
+        lines = [place.describe() for place in ranks]
         write_atomic(self._run.config, to_json(self._config))
         write_atomic(self._run.deepspeed, json.dumps(deepspeed, indent=2) + "\n")
-        write_atomic(self._run.environment, json.dumps(environment() | {"ranks": list(ranks)}, indent=2) + "\n")
+        about = environment() | {"ranks": lines} | provenance(self._config, [place.host for place in ranks], store)
+        write_atomic(self._run.environment, json.dumps(about, indent=2) + "\n")
         self._journal = Journal(self._run.journal)
         if resumed is not None:
             self._journal.append("resume", resumed, {})
-        if self._config.tracking.mlflow:
+        self._tell_state("running")
+        if self._config.tracking.mlflow and not self._config.tracking.offline:
             self._tracker = Tracker(self._config, self._run, mlflow_run)
-        for line in ranks:
+        for line in lines:
             self.say(line)
 
     def say(self, message: str) -> None:
@@ -64,10 +77,11 @@ class Recorder:
 
     def trained(self, step: int, metrics: Mapping[str, float]) -> None:
         """Record a step; print the means of the last few every ``run.log_every`` steps."""
+        if self._sampler is not None:
+            self._sampler.step = step
         if not self.active:
             return
         self._journal.append("train", step, metrics)
-        self._sample_system(step)
         self._window.append(metrics)
         if step % self._config.run.log_every == 0 or step == self._config.run.steps:
             self.say(progress_line(step, self._config.run.steps, self._window))
@@ -85,6 +99,7 @@ class Recorder:
             kept = {}
         kept["after" if step else "before"] = {"step": step, **means, "chains": by_chain(scores)}
         write_atomic(self._run.summary, json.dumps(kept, indent=2) + "\n")
+        append_table(self._run.table, step, by_chain(scores))
         parts = [f"{name.removeprefix('validate/').replace('/', ' ')} {value:.3f}" for name, value in means.items()]
         self.say(f"validation at step {step}: {', '.join(parts) or 'no chains'}")
         self._draw(step, scores)
@@ -97,7 +112,7 @@ class Recorder:
 
     def stopped(self) -> None:
         """The run was asked to stop and will be resumed."""
-        self._status = "KILLED"
+        self._state = "stopped"
 
     @property
     def mlflow_run(self) -> str:
@@ -108,31 +123,33 @@ class Recorder:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if self._sampler is not None:
+            self._sampler.close()
+        if self._started:
+            self._tell_state("failed" if error is not None else self._state)
         if self._tracker is not None:
-            self._tracker.close("FAILED" if error is not None else self._status)
+            self._tracker.close()
             if self._tracker.trouble:
-                self.say(f"MLflow lacks the end of this run ({self._tracker.trouble}); {self._run.journal} has it, --resume sends it")
+                self.say(f"MLflow lacks the end of this run ({self._tracker.trouble}); send it with: foldline track sync {self._run.root}")
+
+    def _tell_state(self, state: str) -> None:
+        self._started = True
+        about = {"state": state, "time": round(time.time(), 3), "host": self._ranks.host, "pid": os.getpid()}
+        write_atomic(self._run.state, json.dumps(about) + "\n")
 
     def _draw(self, step: int, scores: Sequence[ChainScore]) -> None:
         from .plots import draw_curves, draw_distance_map
 
         for score in scores[: self._config.validate.pictures]:
             draw_distance_map(score, step, self._run.plots / f"distances_{score.chain_id}.png")
+        pictured = scores[: self._config.validate.pictures]
+        write_structures(self._run.root, step, [self._folded(score) for score in pictured])
         draw_curves(read_journal(self._run.journal), self._run.plots / "curves.png")
 
-    def _sample_system(self, step: int) -> None:
-        now = time.monotonic()
-        if now - self._sampled < self._config.tracking.system_seconds:
-            return
-        self._sampled = now
-        values = {
-            "system/process_memory_gib": self._process.memory_info().rss / GIB,
-            "system/memory_used_share": psutil.virtual_memory().percent / 100,
-            "system/cpu_share": psutil.cpu_percent(None) / 100,
-        }
-        if torch.cuda.is_available():
-            values["system/gpu_peak_memory_gib"] = torch.cuda.max_memory_allocated() / GIB
-        self._journal.append("system", step, values)
+    def _folded(self, score: ChainScore) -> FoldedChain:
+        scores = {"lDDT-Cα": score.lddt, "RMSD (Å)": score.rmsd, "pLDDT": score.plddt}
+        sequence = self._store.record(score.chain_id).sequence
+        return FoldedChain(score.chain_id, score.split, sequence, score.predicted, score.true, score.mask, scores)
 
 
 def progress_line(step: int, steps: int, window: Sequence[Mapping[str, float]]) -> str:

@@ -174,7 +174,8 @@ def test_mlflow_has_the_journal(whole: Run) -> None:
     sent = sorted((m.step, m.value) for m in client.get_metric_history(run.info.run_id, "loss/fape"))
     assert sent == [(r.step, r.metrics["loss/fape"]) for r in whole.history("train")]
     names = {f.path for f in client.list_artifacts(run.info.run_id)}
-    assert names == {"config.json", "deepspeed.json", "environment.json", "summary.json", "plots"}
+    folders = {"plots", "structures", "tables"}
+    assert names == {"config.json", "deepspeed.json", "environment.json", "summary.json", "structures.html"} | folders
 
 
 def test_stop_and_resume_equal_the_uninterrupted_run_bit_for_bit(whole: Run, stopped: Run) -> None:

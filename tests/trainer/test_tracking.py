@@ -1,4 +1,4 @@
-"""MLflow gets all of the journal, once, whatever happens to it meanwhile; a dead server costs training nothing."""
+"""MLflow gets all of a run directory, once, whatever happens to it meanwhile; a dead server costs training nothing."""
 
 from __future__ import annotations
 
@@ -9,19 +9,65 @@ import time
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
+import mlflow
+import numpy as np
 import pytest
 from mlflow import MlflowClient
+from safetensors.numpy import save_file
 
 from foldline.data_store.config import DataConfig
-from foldline.trainer.config import RunConfig, RunSection, TrackingConfig, to_json
+from foldline.errors import FoldlineError
+from foldline.settings import flatten, to_dict
+from foldline.trainer.config import RunConfig, RunSection, TrackingConfig, check, to_json
 from foldline.trainer.journal import Journal
+from foldline.trainer.provenance import container, git_state, run_of_weights
 from foldline.trainer.rundir import RunDir
-from foldline.trainer.tracking import Tracker
+from foldline.trainer.system import SystemSampler
+from foldline.trainer.tables import append_table, read_table
+from foldline.trainer.tracking.registry import judge
+from foldline.trainer.tracking.state import TrackingState
+from foldline.trainer.tracking.sync import in_order, sync_run
+from foldline.trainer.tracking.tracker import Tracker, check_tracking
+
+DATASET = {
+    "name": "store",
+    "hash": "ab" * 32,
+    "source": "/data/store",
+    "schema": {"aatype": ["int", "N_res"]},
+    "profile": {"chains": 7, "residues": 490},
+}
+ABOUT = {
+    "foldline": "0.1.0",
+    "git": {"commit": "c0ffee", "dirty": True},
+    "dataset": DATASET,
+    "hosts": ["gpu01", "gpu02"],
+    "world": 16,
+    "zero_stage": 2,
+    "job": {"slurm_job_id": "77", "slurm_array_task_id": "3"},
+    "container": "apptainer /img.sif",
+    "starts_from": "",
+}
 
 
-def config(root: Path, uri: str = "") -> RunConfig:
-    return RunConfig(DataConfig(store="s"), RunSection(dir=str(root), steps=4), tracking=TrackingConfig(uri=uri, flush_seconds=0.2))
+def config(root: Path, uri: str = "", steps: int = 4, **tracking: Any) -> RunConfig:
+    section = RunSection(dir=str(root), steps=steps)
+    return RunConfig(DataConfig(store="s"), section, tracking=TrackingConfig(uri=uri, flush_seconds=0.2, **tracking))
+
+
+def begin(settings: RunConfig, state: str = "running", **about: Any) -> RunDir:
+    """A run directory as the recorder leaves it at the start."""
+    run = RunDir(Path(settings.run.dir))
+    run.root.mkdir(parents=True, exist_ok=True)
+    run.config.write_text(to_json(settings))
+    run.environment.write_text(json.dumps(ABOUT | about))
+    tell(run, state)
+    return run
+
+
+def tell(run: RunDir, state: str) -> None:
+    run.state.write_text(json.dumps({"state": state, "time": 1_800_000_000.5}))
 
 
 def record(run: RunDir, *steps: int) -> None:
@@ -31,22 +77,29 @@ def record(run: RunDir, *steps: int) -> None:
     journal.close()
 
 
-def losses(root: Path, run_id: str) -> list[tuple[int, float]]:
-    client = MlflowClient(f"sqlite:///{root / 'mlflow.db'}")
-    return sorted((m.step, m.value) for m in client.get_metric_history(run_id, "loss/total"))
+def finish(run: RunDir, value: float, seed: int = 0) -> None:
+    """What a finished run has besides: averaged weights and the last validation."""
+    run.weights.parent.mkdir(exist_ok=True)
+    save_file({"w": np.full(4, seed, np.float32)}, run.weights)
+    run.summary.write_text(json.dumps({"after": {"step": 4, "validate/validation/lddt_ca": value}}))
+    tell(run, "finished")
+
+
+def losses(uri: str, run_id: str) -> list[tuple[int, float]]:
+    return sorted((m.step, m.value) for m in MlflowClient(uri).get_metric_history(run_id, "loss/total"))
 
 
 def test_a_dead_server_then_a_database(tmp_path: Path) -> None:
     """Nothing is lost and nothing sent twice over three starts of one run, the first against a port where nobody answers."""
-    run = RunDir(tmp_path)
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         nobody = f"http://127.0.0.1:{probe.getsockname()[1]}"
+    run = begin(config(tmp_path, nobody))
     record(run, 1, 2)
     start = time.monotonic()
     tracker = Tracker(config(tmp_path, nobody), run)
     assert time.monotonic() - start < 15  # mostly the import
-    tracker.close("KILLED")
+    tracker.close()
     assert tracker.trouble
     assert time.monotonic() - start < 60
 
@@ -55,21 +108,26 @@ def test_a_dead_server_then_a_database(tmp_path: Path) -> None:
     (run.plots / "curves.png").write_bytes(b"png")
     tracker = Tracker(config(tmp_path), run)
     record(run, 3)
-    tracker.close("KILLED")
+    tell(run, "stopped")
+    tracker.close()
     assert tracker.trouble == ""
-    assert losses(tmp_path, tracker.run_id) == [(1, 9.0), (2, 8.0), (3, 7.0)]
+    assert losses(run.local_uri, tracker.run_id) == [(1, 9.0), (2, 8.0), (3, 7.0)]
+    client = MlflowClient(run.local_uri)
+    assert client.get_run(tracker.run_id).info.status == "KILLED"
 
+    run.config.write_text(to_json(config(tmp_path, steps=5)))  # resumed with more steps
+    tell(run, "running")
     record(run, 4)
-    again = Tracker(config(tmp_path), run)
-    again.close("FINISHED")
+    again = Tracker(config(tmp_path, steps=5), run)
+    tell(run, "finished")
+    again.close()
     assert again.run_id == tracker.run_id
-    assert losses(tmp_path, again.run_id) == [(1, 9.0), (2, 8.0), (3, 7.0), (4, 6.0)]
-    client = MlflowClient(f"sqlite:///{tmp_path / 'mlflow.db'}")
+    assert losses(run.local_uri, again.run_id) == [(1, 9.0), (2, 8.0), (3, 7.0), (4, 6.0)]
     found = client.get_run(again.run_id)
-    assert found.info.status == "FINISHED"
-    assert found.data.params["optim.beta2"] == "0.999"
+    assert (found.info.status, found.info.end_time) == ("FINISHED", 1_800_000_000_500)
+    assert (found.data.params["run.steps"], found.data.tags["resumed.run.steps"]) == ("4", "5")
     assert found.info.run_name == tmp_path.name
-    assert {f.path for f in client.list_artifacts(again.run_id)} == {"config.json", "plots"}
+    assert {f.path for f in client.list_artifacts(again.run_id)} == {"config.json", "environment.json", "plots"}
     assert (tmp_path / "artifacts" / again.run_id / "artifacts" / "plots" / "curves.png").exists()
 
 
@@ -85,25 +143,162 @@ def test_a_server_that_accepts_and_never_answers_stops_nothing(tmp_path: Path, m
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Silent)
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    monkeypatch.setattr("foldline.trainer.tracking.CLOSE_SECONDS", 1.0)
-    run = RunDir(tmp_path)
+    monkeypatch.setattr("foldline.trainer.tracking.tracker.CLOSE_SECONDS", 1.0)
+    settings = config(tmp_path, f"http://127.0.0.1:{server.server_port}")
+    run = begin(settings)
     record(run, 1)
-    tracker = Tracker(config(tmp_path, f"http://127.0.0.1:{server.server_port}"), run)
+    tracker = Tracker(settings, run)
     start = time.monotonic()
-    tracker.close("FINISHED")
+    tracker.close()
     assert time.monotonic() - start < 5
     assert "no answer" in tracker.trouble
     release.set()
     server.shutdown()
-    assert not run.tracking.exists() or json.loads(run.tracking.read_text())["offset"] == 0
+    assert all(not sent.journals for sent in TrackingState.read(run.tracking).servers.values())
 
 
-def test_another_uri_is_another_run(tmp_path: Path) -> None:
-    run = RunDir(tmp_path)
+def test_a_run_says_where_it_comes_from(tmp_path: Path) -> None:
+    chains = tuple(f"{number:04d}_A" for number in range(2000))
+    settings = replace(config(tmp_path), data=DataConfig(store="s", train=chains))
+    run = begin(settings)
+    _, run_id = sync_run(tmp_path, run.local_uri)
+    found = MlflowClient(run.local_uri).get_run(run_id)
+    assert found.data.params.keys() == flatten(to_dict(settings)).keys()
+    long = found.data.params["data.train"]
+    assert len(long) == 6000
+    assert long.endswith("characters; config.json and environment.json have all)")
+    wanted = {
+        "mlflow.source.git.commit": "c0ffee",
+        "foldline.git.dirty": "true",
+        "foldline.dataset": DATASET["hash"],
+        "foldline.hosts": "gpu01, gpu02",
+        "foldline.world": "16",
+        "foldline.zero_stage": "2",
+        "foldline.slurm_job_id": "77",
+        "foldline.slurm_array_task_id": "3",
+        "foldline.container": "apptainer /img.sif",
+        "foldline.version": "0.1.0",
+        "foldline.stage": "pretrain",
+    }
+    assert wanted.items() <= found.data.tags.items()
+    (given,) = found.inputs.dataset_inputs
+    assert (given.dataset.name, given.dataset.digest) == ("store", DATASET["hash"][:36])
+    assert json.loads(given.dataset.source) == {"uri": "/data/store"}
+    assert json.loads(given.dataset.profile)["chains"] == 7
+    assert [(tag.key, tag.value) for tag in given.tags] == [("mlflow.data.context", "training")]
+
+
+def test_a_run_whose_number_was_lost_is_found_again(tmp_path: Path) -> None:
+    """The server made the run, but the answer and all that was remembered of it are gone: no second run, no value twice."""
+    run = begin(config(tmp_path))
+    record(run, 1, 2)
+    _, first = sync_run(tmp_path, run.local_uri)
+    state = TrackingState.read(run.tracking)
+    state.servers.clear()
+    state.save()
+    _, second = sync_run(tmp_path, run.local_uri)
+    assert second == first
+    assert losses(run.local_uri, first) == [(1, 9.0), (2, 8.0)]
+    client = MlflowClient(run.local_uri)
+    assert len(client.search_runs(["1"])) == 1
+    assert len(client.get_run(first).inputs.dataset_inputs) == 1
+
+
+def test_lines_of_runs_nest_and_link(tmp_path: Path) -> None:
+    uri = f"sqlite:///{tmp_path / 'all.db'}"
+    first = begin(config(tmp_path / "pretrain", parent="kinases"))
+    record(first, 1)
+    finish(first, 0.5)
+    settings = config(tmp_path / "finetune", parent="kinases")
+    second = begin(replace(settings, run=replace(settings.run, init_weights=str(first.weights))), starts_from=str(first.root))
+    third = begin(config(tmp_path / "under", parent=str(first.root)))
+    assert run_of_weights(str(first.weights)) == first.root
+    assert in_order([third.root, second.root, first.root]) == [second.root, first.root, third.root]
+    ids = {run.root.name: sync_run(run.root, uri)[1] for run in (first, second, third)}
+    client = MlflowClient(uri)
+    tags = {name: client.get_run(run_id).data.tags for name, run_id in ids.items()}
+    line = client.get_run(tags["pretrain"]["mlflow.parentRunId"])
+    assert line.info.run_name == "kinases"
+    assert tags["finetune"]["mlflow.parentRunId"] == line.info.run_id
+    assert tags["under"]["mlflow.parentRunId"] == ids["pretrain"]
+    assert (tags["finetune"]["foldline.starts_from_run"], tags["finetune"]["foldline.stage"]) == (ids["pretrain"], "finetune")
+    with pytest.raises(FoldlineError, match=r"tracking.parent = './nowhere' holds no run"):
+        check_tracking(config(tmp_path, parent="./nowhere"))
+    with pytest.raises(FoldlineError, match=r"tracking.register = 'a/b' is no name of a model"):
+        check(config(tmp_path, register="a/b"))
+
+
+def test_model_versions_and_the_champion(tmp_path: Path) -> None:
+    """A better version takes the alias, a worse one and one of other data do not; sent twice it is one version; MLflow can read it."""
+    uri = f"sqlite:///{tmp_path / 'all.db'}"
+    client = MlflowClient(uri)
+    other = {"dataset": DATASET | {"hash": "cd" * 32}}
+    for seed, (value, more, champion) in enumerate([(0.5, {}, "1"), (0.4, {}, "1"), (0.7, {}, "3"), (0.9, other, "3")]):
+        run = begin(config(tmp_path / f"run{seed}", register="fold"), **more)
+        finish(run, value, seed)
+        _, run_id = sync_run(run.root, uri)
+        assert str(client.get_model_version_by_alias("fold", "champion").version) == champion
+        if seed == 1:
+            state = TrackingState.read(run.tracking)
+            state.servers[uri].version = ""  # the answer to the registration was lost
+            state.save()
+            sync_run(run.root, uri)
+    versions = sorted(client.search_model_versions("name = 'fold'"), key=lambda v: int(v.version))
+    assert [v.tags["foldline.champion"].split(":")[0] for v in versions] == ["yes", "no", "yes", "no"]
+    assert "foldline.dataset differs" in versions[3].tags["foldline.champion"]
+    assert versions[3].run_id == run_id
+    mlflow.set_tracking_uri(uri)
+    try:
+        folder = Path(mlflow.artifacts.download_artifacts("models:/fold@champion", dst_path=str(tmp_path / "got")))
+        signature = mlflow.models.get_model_info(str(folder)).signature
+    finally:
+        mlflow.set_tracking_uri(None)
+    assert {path.name for path in folder.iterdir()} >= {"MLmodel", "ema.safetensors", "config.json"}
+    msa = next(spec for spec in signature.inputs if spec.name == "msa_feat")
+    assert (msa.shape, msa.type) == ((-1, -1, 49), np.dtype(np.float32))
+
+
+def test_smaller_errors_win() -> None:
+    tags = {"foldline.dataset": "d", "foldline.validation_set": "v", "foldline.metric": "validate/validation/rmsd_ca"}
+    assert judge(tags | {"foldline.value": "2.0"}, tags | {"foldline.value": "3.0"})[0]
+    assert not judge(tags | {"foldline.value": "3.0"}, tags | {"foldline.value": "2.0"})[0]
+    assert not judge(tags | {"foldline.value": "nan"}, None)[0]
+    assert not judge(tags, None)[0]
+
+
+def test_every_host_s_samples_arrive(tmp_path: Path) -> None:
+    run = begin(config(tmp_path))
     record(run, 1)
-    run.tracking.write_text(json.dumps({"uri": "http://elsewhere", "run_id": "theirs", "offset": 10_000}))
-    tracker = Tracker(replace(config(tmp_path)), run, run_id="theirs")
-    tracker.close("FINISHED")
-    assert tracker.trouble == ""
-    assert tracker.run_id != "theirs"
-    assert losses(tmp_path, tracker.run_id) == [(1, 9.0)]
+    for host in ("gpu01.cluster", "gpu:02"):
+        sampler = SystemSampler(run.root, host, 0.05)
+        sampler.step = 7
+        time.sleep(0.2)
+        sampler.close()
+    _, run_id = sync_run(tmp_path, run.local_uri)
+    client = MlflowClient(run.local_uri)
+    for name in ("system/gpu01.cluster/cpu_share", "system/gpu_02/process_memory_gib"):
+        history = client.get_metric_history(run_id, name)
+        assert len(history) >= 2
+        assert history[-1].step == 7
+        assert history[-1].value >= 0
+
+
+def test_tables_are_mlflow_s_and_a_resume_rewrites_its_steps(tmp_path: Path) -> None:
+    run = begin(config(tmp_path))
+    for step, value in ((0, 0.1), (4, float("nan")), (8, 0.3), (4, 0.2)):
+        append_table(run.table, step, {"1ubq_A": {"split": "validation", "lddt_ca": value}})
+    assert read_table(run.table) == (
+        ["step", "chain", "split", "lddt_ca"],
+        [[0, "1ubq_A", "validation", 0.1], [4, "1ubq_A", "validation", 0.2]],
+    )
+    _, run_id = sync_run(tmp_path, run.local_uri)
+    table = MlflowClient(run.local_uri).load_table("1", "tables/validation.json", run_ids=[run_id])
+    assert table["lddt_ca"].tolist() == [0.1, 0.2]
+
+
+def test_code_and_container(tmp_path: Path) -> None:
+    assert git_state(tmp_path) == {}
+    assert container({"APPTAINER_CONTAINER": "/a.sif"}, tmp_path) == "apptainer /a.sif"
+    assert container({}, tmp_path) == ""
+    (tmp_path / ".dockerenv").touch()
+    assert container({}, tmp_path) == "docker"
