@@ -83,7 +83,9 @@ def _run_sync(args: argparse.Namespace) -> int:
 def _configured(commands: argparse._SubParsersAction[argparse.ArgumentParser], name: str, help: str) -> argparse.ArgumentParser:
     sub = commands.add_parser(name, help=help)
     sub.add_argument("--config", type=Path, required=True, help="TOML file of a run")
-    sub.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="overrides", help="override, e.g. features.crop_size=384")
+    sub.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", dest="overrides", help="override, e.g. features.crop_size=384"
+    )
     return sub
 
 
