@@ -11,10 +11,42 @@ from ..errors import FoldlineError
 def add_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add `train`, `runs` and `track`."""
     _train(commands)
+    _validate(commands)
     _plan(commands)
     _profile(commands)
     _runs(commands)
     _track(commands)
+
+
+def _validate(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    sub = commands.add_parser("validate", help="fold the validation chains with a run's checkpoints, or with given weights")
+    what = sub.add_mutually_exclusive_group(required=True)
+    what.add_argument("--run", type=Path, metavar="RUN", dest="run_dir", help="run.dir of a training: its checkpoints")
+    what.add_argument("--weights", type=Path, metavar="FILE", help="a safetensors file, on the sets of --config")
+    which = sub.add_mutually_exclusive_group()
+    which.add_argument("--watch", action="store_true", help="go on with each new checkpoint until the run ends")
+    which.add_argument("--checkpoint", type=int, metavar="STEP", help="this one only (default: all without a report)")
+    sub.add_argument("--config", type=Path, help="the TOML file that --weights are validated by")
+    sub.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="overrides", help="override a key of --config")
+    sub.add_argument("--out", type=Path, metavar="DIR", help="where --weights leaves its report (default: only the means are printed)")
+    sub.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="auto: cuda where torch sees one")
+    sub.add_argument("--silence", type=float, default=3600.0, metavar="S", help="--watch: seconds without a sign after which a run is dead")
+    sub.add_argument("--poll", type=float, default=5.0, metavar="S", help="--watch: seconds between looks at the run")
+    sub.set_defaults(run=_run_validate)
+
+
+def _run_validate(args: argparse.Namespace) -> int:
+    if args.run_dir is not None and (args.config is not None or args.overrides or args.out is not None):
+        raise FoldlineError("--run has its config and its place for reports: --config, --set and --out go with --weights")
+    if args.weights is not None and (args.config is None or args.watch or args.checkpoint is not None):
+        raise FoldlineError("--weights needs --config, and takes neither --watch nor --checkpoint: they go with --run")
+    if not (args.silence > 0 and args.poll > 0):
+        raise FoldlineError(f"--silence {args.silence:g} and --poll {args.poll:g} must be above 0 seconds")
+    from .validate_command import validate_run, validate_weights
+
+    if args.weights is not None:
+        return validate_weights(args.weights, args.config, args.overrides, args.device, args.out)
+    return validate_run(args.run_dir, args.watch, args.checkpoint, args.device, args.silence, args.poll)
 
 
 def _train(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:

@@ -172,6 +172,7 @@ def _hash(path: Path, sync: bool) -> str:
 
 
 def read_manifest(path: Path) -> Manifest:
+    """The manifest of the checkpoint in the folder ``path``. FoldlineError where it is absent, damaged or of another schema."""
     try:
         data = json.loads((path / "manifest.json").read_text())
         if data["schema"] != SCHEMA:

@@ -14,6 +14,7 @@ from ..errors import FoldlineError
 from ..model.config import ModelConfig
 from ..model.precision import POLICIES
 from ..settings import flatten, from_dict, load, to_dict
+from .measures import ranking_problem
 from .presets import RECIPES
 
 
@@ -47,6 +48,7 @@ class RunSection:
     init_fresh: tuple[str, ...] = ()  # modules of the network that ``init_weights`` may lack, e.g. "heads.pae"
     checkpoint_every: int = 100  # steps
     keep_last: int = 3  # checkpoints
+    keep_best: int = 0  # further checkpoints: the best by ``validate.metric``, the very best also as weights/best.safetensors
     log_every: int = 10  # steps between printed lines
     threads: int = 0  # per rank; 0 = usable cores / ranks of the host
     device: str = "auto"  # "cpu", "cuda"; auto = cuda where torch sees one
@@ -57,10 +59,14 @@ class RunSection:
 class ValidateConfig:
     """Folding with the averaged weights, at step 0, every ``every`` steps and at the end."""
 
+    mode: str = "inline"  # by the training ranks; "async": each checkpoint by `foldline validate --watch` beside them, without ``every``
     every: int = 500  # steps; 0 = only before and after
     trained_chains: int = 8  # the first so many of the training chains are folded too
     recycles: int = 3  # passes after the first
     pictures: int = 8  # chains whose distance maps are drawn
+    metric: str = "validate/validation/lddt_ca"  # what makes a checkpoint the best, and stops the run
+    patience: int = 0  # validations without a gain in ``metric`` after which the run ends; 0 = never
+    min_delta: float = 0.0  # the least gain that counts for ``patience``
 
 
 @dataclass(frozen=True)
@@ -163,12 +169,32 @@ def check(config: RunConfig) -> None:
             f"tracking.register = {config.tracking.register!r} is no name of a model; leave out / : and quotes",
         ),
         (config.tracking.experiment != "", 'tracking.experiment is empty; name one, e.g. "foldline"'),
+        *_validation_rules(config),
         (config.tracking.flush_seconds > 0, f"tracking.flush_seconds = {config.tracking.flush_seconds} is not above 0"),
         (config.tracking.system_seconds > 0, f"tracking.system_seconds = {config.tracking.system_seconds} is not above 0"),
     ]
     broken = [message for holds, message in rules if not holds]
     if broken:
         raise FoldlineError("; ".join(broken))
+
+
+def _validation_rules(config: RunConfig) -> list[tuple[bool, str]]:
+    validate, problem = config.validate, ranking_problem(config.validate.metric)
+    ranks = config.run.keep_best > 0 or validate.patience > 0
+    chains = validate.trained_chains if "/trained/" in validate.metric else len(config.data.validation)
+    where = "validate.trained_chains is 0" if "/trained/" in validate.metric else "data.validation is empty"
+    return [
+        (validate.mode in ("inline", "async"), f"validate.mode = {validate.mode!r} is none of inline, async"),
+        (config.run.keep_best >= 0, f"run.keep_best = {config.run.keep_best} is negative"),
+        (validate.patience >= 0, f"validate.patience = {validate.patience} is negative; 0 never stops early"),
+        (validate.min_delta >= 0, f"validate.min_delta = {validate.min_delta} is negative"),
+        (problem == "", problem),
+        (problem != "" or not ranks or chains > 0, f"validate.metric = {validate.metric!r} has no chains: {where}"),
+        (
+            not ranks or validate.mode == "async" or validate.every > 0,
+            "run.keep_best and validate.patience need validations on the way; set validate.every",
+        ),
+    ]
 
 
 POSITIVE = ("steps", "micro_batch", "accumulate", "checkpoint_every", "keep_last", "log_every")

@@ -14,6 +14,7 @@ from ..data_store.loader import TrainLoader
 from ..data_store.store import Store
 from ..model.precision import describe, find_policy
 from .advance import Stepper
+from .best import agree
 from .checkpoint import Checkpoints
 from .config import RunConfig, load_config, passes_per_step, samples_per_step
 from .ema import Ema
@@ -56,7 +57,8 @@ def train(config: RunConfig, resume: bool) -> int:
         imported = import_weights(module, config, store, ranks, device)
     engine = initialize(module, config, ranks.world)
     ema = Ema(master_partitions(engine, stage), config.optim.ema_decay)
-    checkpoints = Checkpoints(run, stage, config.run.keep_last, store.content_hash)
+    inline = config.validate.mode == "inline"
+    checkpoints = Checkpoints(run, stage, config.run.keep_last, store.content_hash, publish_best=inline)
 
     with Recorder(config, run, ranks) as recorder, ExitStack() as held:
         step, mlflow_run = 0, ""
@@ -67,7 +69,7 @@ def train(config: RunConfig, resume: bool) -> int:
             recorder.say(f"going on from {path}")
         loader = held.enter_context(open_loader(config, store, ranks, step))
         stepper = Stepper(engine, iter(loader), config, device)
-        validator = Validator(config, store, loader.order.chain_ids, device)
+        validator = Validator(config, store, loader.order.chain_ids, device) if inline else None
         recorder.start(step if resume else None, mlflow_run, deepspeed_json(config, ranks.world), rank_map(ranks), store)
         if imported is not None:
             recorder.imported(*imported)
@@ -75,20 +77,27 @@ def train(config: RunConfig, resume: bool) -> int:
             recorder.say(line)
         if step >= config.run.steps:
             recorder.say(f"all {config.run.steps} steps are done; raise run.steps to go on")
-        if step == 0:
-            recorder.validated(0, validator.run(checkpoints.weights(engine, ema.averages)))
-        while step < config.run.steps and not stepper.stopped:
+        if step == 0 and validator:
+            recorder.validated(0, validator.run(checkpoints.weights(engine, ema.averages)), validator.chains)
+        verdict = agree(run.journal, config, checkpoints.steps())
+        while step < config.run.steps and not stepper.stopped and not verdict.ends:
             step += 1
             metrics = stepper.advance(step)
             ema.update()
             recorder.trained(step, metrics)
             last = step == config.run.steps
-            if last or (config.validate.every and step % config.validate.every == 0):
-                recorder.validated(step, validator.run(checkpoints.weights(engine, ema.averages)))
-            if last or stepper.stopped or step % config.run.checkpoint_every == 0:
+            saves = last or stepper.stopped or step % config.run.checkpoint_every == 0
+            judged = validator and (last or (config.validate.every and step % config.validate.every == 0))
+            if validator and judged:
+                recorder.validated(step, validator.run(checkpoints.weights(engine, ema.averages)), validator.chains)
+            if judged or saves:
+                verdict = agree(run.journal, config, [*checkpoints.steps(), step])
+            if saves or verdict.ends or step in verdict.best:
                 samples = step * samples_per_step(config, ranks.world)
-                recorder.saved(step, str(checkpoints.save(engine, ema, step, samples, recorder.mlflow_run)))
-        if step < config.run.steps:
+                recorder.saved(step, str(checkpoints.save(engine, ema, step, samples, recorder.mlflow_run, verdict.best)))
+        if verdict.ends:
+            recorder.say(verdict.ends)
+        elif step < config.run.steps:
             recorder.stopped()
             recorder.say(f"stopped by a signal after step {step}; go on with --resume")
             return STOPPED

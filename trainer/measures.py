@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from ..settings import nearest
 
 SPLITS = ("trained", "validation")
+SET = "validate/set"  # the journal's name for the number of the validation set
 
 
 @dataclass(frozen=True)

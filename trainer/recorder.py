@@ -17,14 +17,14 @@ from rich.console import Console
 from ..cluster.ranks import RankInfo
 from ..data_store.store import Store
 from .config import RunConfig, to_json
-from .journal import Journal, read_journal
+from .journal import Journal
 from .provenance import provenance
 from .rundir import RunDir, environment, write_atomic
-from .structures import FoldedChain, write_structures
+from .score import ChainScore
 from .system import SystemSampler
-from .tables import append_table
 from .tracking.tracker import Tracker
-from .validate import ChainScore, by_chain, summary
+from .validation_files import ValidationFiles
+from .validation_set import ValidationSet
 
 
 class Recorder:
@@ -48,13 +48,13 @@ class Recorder:
             self._sampler = SystemSampler(self._run.root, self._ranks.host, self._config.tracking.system_seconds)
         if not self.active:
             return
-        self._store = store
         lines = [place.describe() for place in ranks]
         write_atomic(self._run.config, to_json(self._config))
         write_atomic(self._run.deepspeed, json.dumps(deepspeed, indent=2) + "\n")
         about = environment() | {"ranks": lines} | provenance(self._config, [place.host for place in ranks], store)
         write_atomic(self._run.environment, json.dumps(about, indent=2) + "\n")
         self._journal = Journal(self._run.journal)
+        self._files = ValidationFiles(self._config, self._run, self._journal, store, whole=True)
         if resumed is not None:
             self._journal.append("resume", resumed, {})
         self._tell_state("running")
@@ -87,22 +87,11 @@ class Recorder:
             self.say(progress_line(step, self._config.run.steps, self._window))
             self._window.clear()
 
-    def validated(self, step: int, scores: Sequence[ChainScore]) -> None:
+    def validated(self, step: int, scores: Sequence[ChainScore], chains: ValidationSet) -> None:
         """Record a validation, keep it as the run's before or after, draw it."""
-        if not self.active:
-            return
-        means = summary(scores)
-        self._journal.append("validate", step, means)
-        try:
-            kept = json.loads(self._run.summary.read_text())
-        except (OSError, ValueError):
-            kept = {}
-        kept["after" if step else "before"] = {"step": step, **means, "chains": by_chain(scores)}
-        write_atomic(self._run.summary, json.dumps(kept, indent=2) + "\n")
-        append_table(self._run.table, step, by_chain(scores))
-        parts = [f"{name.removeprefix('validate/').replace('/', ' ')} {value:.3f}" for name, value in means.items()]
-        self.say(f"validation at step {step}: {', '.join(parts) or 'no chains'}")
-        self._draw(step, scores)
+        if self.active:
+            for line in self._files.write(step, scores, chains, ""):
+                self.say(line)
 
     def saved(self, step: int, folder: str) -> None:
         """Force the journal to the disk with a checkpoint, and say where that is."""
@@ -136,20 +125,6 @@ class Recorder:
         self._started = True
         about = {"state": state, "time": round(time.time(), 3), "host": self._ranks.host, "pid": os.getpid()}
         write_atomic(self._run.state, json.dumps(about) + "\n")
-
-    def _draw(self, step: int, scores: Sequence[ChainScore]) -> None:
-        from .plots import draw_curves, draw_distance_map
-
-        for score in scores[: self._config.validate.pictures]:
-            draw_distance_map(score, step, self._run.plots / f"distances_{score.chain_id}.png")
-        pictured = scores[: self._config.validate.pictures]
-        write_structures(self._run.root, step, [self._folded(score) for score in pictured])
-        draw_curves(read_journal(self._run.journal), self._run.plots / "curves.png")
-
-    def _folded(self, score: ChainScore) -> FoldedChain:
-        scores = {"lDDT-Cα": score.lddt, "RMSD (Å)": score.rmsd, "pLDDT": score.plddt}
-        sequence = self._store.record(score.chain_id).sequence
-        return FoldedChain(score.chain_id, score.split, sequence, score.predicted, score.true, score.mask, scores)
 
 
 def progress_line(step: int, steps: int, window: Sequence[Mapping[str, float]]) -> str:
