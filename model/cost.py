@@ -130,8 +130,8 @@ def without_contents(module: nn.Module) -> None:
             part.register_buffer(name, torch.empty(buffer.shape, dtype=buffer.dtype), name not in part._non_persistent_buffers_set)
 
 
-def take_census(module: nn.Module, forward: Callable[[], Tensor]) -> Census:
-    """Count ``forward()`` and the backward pass from its scalar; gradients of parameters are dropped as they come."""
+def take_census(module: nn.Module, forward: Callable[[], Tensor], differentiated: bool = True) -> Census:
+    """Count ``forward()`` and, if ``differentiated``, the backward pass from its scalar; parameters' gradients are dropped as they come."""
     census = Census()
     hooks = [p.register_post_accumulate_grad_hook(_drop) for p in module.parameters() if p.requires_grad]
     backward = False
@@ -154,9 +154,10 @@ def take_census(module: nn.Module, forward: Callable[[], Tensor]) -> Census:
                 watch(name, number, block)
     with census:
         loss = forward()
-        backward = True
-        census.begin("", -1, True)
-        loss.backward()
+        if differentiated:
+            backward = True
+            census.begin("", -1, True)
+            loss.backward()
     for hook in hooks:
         hook.remove()
     return census
@@ -191,22 +192,31 @@ def extend(plain: Census, recomputed: Census, depths: Mapping[str, int], every: 
     more = {stack: (segments[stack] - counted[stack]) * _growth(census, stack, depths[stack]) for stack in stacks}
     inside = {stack: max(0, min(every, depths[stack]) - 1) * _growth(plain, stack, depths[stack]) for stack in stacks}
 
-    forward, backward, peaks, seen = Counter[Kernel](), Counter[Kernel](), {}, dict.fromkeys(stacks, False)
+    peaks: dict[str, int] = {}
+    seen: list[str] = []
     for span in census.spans:
+        if not span.backward and span.stack and span.stack not in seen:
+            seen.append(span.stack)
         last = span.stack != "" and span.block == counted[span.stack] - 1
-        steady = last if span.backward else span.block == 0
-        times = 1 + (depths[span.stack] - counted[span.stack] if steady and span.stack else 0)
-        for kernel, number in span.work.items():
-            (backward if span.backward else forward)[kernel] += times * number
-        if not span.backward and span.stack:
-            seen[span.stack] = True
-        alive = _alive(stacks, span, last) if span.backward else [stack for stack in stacks if seen[stack]]
-        where = f"{'backward' if span.backward else 'forward'}{' of ' + span.stack if span.stack else ''}"
+        alive = _alive(stacks, span, last) if span.backward else seen
         added = sum(more[stack] for stack in alive) + (inside[span.stack] if span.backward and last else 0)
+        where = f"{'backward' if span.backward else 'forward'}{' of ' + span.stack if span.stack else ''}"
         peaks[where] = max(peaks.get(where, 0), span.peak + added)
     peak_at = max(peaks, key=lambda name: peaks[name])
     kept = next(span.live for span in census.spans if span.backward) + sum(more.values())
-    return Cost(forward, backward, kept, peaks[peak_at], peak_at, census.largest)
+    return Cost(*extend_work(census, depths), kept, peaks[peak_at], peak_at, census.largest)
+
+
+def extend_work(census: Census, depths: Mapping[str, int]) -> tuple[Work, Work]:
+    """Forward and backward kernels with ``depths`` blocks in each stack, from a census of at most ``COUNTED``."""
+    works: tuple[Work, Work] = (Counter(), Counter())
+    for span in census.spans:
+        depth = depths.get(span.stack, 0)
+        one_block = span.block == (min(COUNTED, depth) - 1 if span.backward else 0)  # others end with what follows the stack
+        times = 1 + (max(0, depth - COUNTED) if one_block else 0)
+        for kernel, number in span.work.items():
+            works[span.backward][kernel] += times * number
+    return works
 
 
 def _growth(census: Census, stack: str, depth: int) -> int:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import signal
-import time
 from collections.abc import Iterator
 from types import FrameType
 from typing import Any
@@ -18,8 +17,11 @@ from ..data_store.types import TrainBatch
 from ..errors import FoldlineError
 from ..model.outputs import Loss
 from .clipping import make_gradients
+from .clock import Clock, time_metrics
 from .config import RunConfig, passes_per_step, samples_per_step
+from .ema import Ema
 from .optimizer import learning_rate, set_learning_rate
+from .speed import Speed
 from .step import StepOutput, to_device
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
@@ -50,52 +52,66 @@ class Stepper:
         self._passes = passes_per_step(config, dist.get_world_size())
         self._samples = samples_per_step(config, dist.get_world_size())
         self._gradients = make_gradients(engine, config)
+        self._speed = Speed(config, device)
+        self._clock = Clock(device)
+        self._clock.watch(engine.module.model)
 
-    def advance(self, step: int) -> dict[str, float]:
-        """Take optimizer step number ``step`` (from 1) and return its metrics, means over all ranks' samples. Collective.
+    def advance(self, step: int, ema: Ema) -> dict[str, float]:
+        """Take optimizer step number ``step`` (from 1), update ``ema``; the step's metrics, means over all ranks' samples. Collective.
 
         Raises FoldlineError, on all ranks, when a loss or the gradient is not finite; the weights are then not to be saved.
         """
-        clock = Clock()
-        outputs = []
+        clock = self._clock
+        clock.start()
+        outputs: list[StepOutput] = []
+        residues, cycles = 0.0, 0
         positions: list[int] = []
         rate = learning_rate(step * self._samples, self._config.optim)
         set_learning_rate(self._engine.optimizer, rate)
         with self._gradients.collecting():
             for left in reversed(range(self._passes)):
-                parts = self._gradients.split(next(self._batches))
+                batch = next(self._batches)
+                residues, cycles = residues + float(batch.cycles[-1].seq_mask.sum()), cycles + len(batch.cycles)
+                parts = self._gradients.split(batch)
                 clock.lap("data_wait")
                 for part in parts:
                     places = part.position.flatten().tolist()
                     torch.manual_seed(_seed(self._config.run.seed, *places))  # dropout, alike for every number of ranks
-                    output: StepOutput = self._engine(to_device(part, self._device))
-                    clock.lap("forward")
+                    moved = to_device(part, self._device)
+                    clock.lap("host_to_device")
+                    output: StepOutput = self._engine(moved)
+                    clock.lap("losses")
                     self._gradients.backward(output.scaled, last=left == 0 and part is parts[-1])
                     clock.lap("backward")
                     outputs.append(output)
                     positions += places
-        metrics = self._agree(outputs, step, positions)
+        metrics, residues = self._agree(outputs, step, positions, residues)
+        clock.lap("communication")
         norm = self._gradient_norm()
         self._engine.step()
         norm = float(self._engine.get_global_grad_norm()) if norm is None else norm
         if not math.isfinite(norm):
             raise FoldlineError(f"step {step}: the gradient's norm is {norm}; {REMEDY}")
         clock.lap("optimizer")
+        ema.update()
+        clock.lap("ema")
         metrics |= {"optim/grad_norm": norm, "optim/lr": rate} | self._gradients.metrics(norm)
-        return metrics | clock.metrics(self._samples)
+        times = time_metrics(clock)
+        speed = self._speed.metrics(times["time/step"], self._samples, residues, cycles / self._passes, times["time/data_wait"])
+        return metrics | times | speed
 
-    def _agree(self, outputs: list[StepOutput], step: int, positions: list[int]) -> dict[str, float]:
-        """Average the parts' terms over ranks, learn whether any rank is to stop, and refuse a loss that is not finite."""
+    def _agree(self, outputs: list[StepOutput], step: int, positions: list[int], residues: float) -> tuple[dict[str, float], float]:
+        """The parts' terms averaged and ``residues`` summed over ranks; whether any rank is to stop; refuses a loss that is not finite."""
         rows = [torch.stack([*output.terms, output.lddt_ca]).double() for output in outputs]
         mine = torch.stack(rows).mean(0)
-        shared = torch.cat([mine, mine.new_tensor([float(self._stop.raised)])])
+        shared = torch.cat([mine, mine.new_tensor([residues, float(self._stop.raised)])])
         dist.all_reduce(shared)
-        *values, stop = (shared / dist.get_world_size()).tolist()
+        *values, residues, stop = (shared / dist.get_world_size()).tolist()
         self.stopped = stop > 0
         if not math.isfinite(values[0]):
             raise FoldlineError(f"step {step}: {_blame(mine, positions)}; {REMEDY}")
         names = [*(f"loss/{name}" for name in Loss._fields), "train/lddt_ca"]
-        return dict(zip(names, values, strict=True))
+        return dict(zip(names, values, strict=True)), residues * dist.get_world_size()
 
     def _gradient_norm(self) -> float | None:
         """The norm where DeepSpeed will not say: at stage 0 it clips plain gradients without keeping the norm."""
@@ -103,29 +119,6 @@ class Stepper:
             return None
         gradients = [p.grad for p in self._engine.module.parameters() if p.grad is not None]
         return float(torch.nn.utils.get_total_norm(gradients))
-
-
-class Clock:
-    """Seconds between laps, summed by name. On CUDA a lap ends when the work is queued, except for the last, which waits for results."""
-
-    def __init__(self) -> None:
-        self._laps = dict.fromkeys(("data_wait", "forward", "backward", "optimizer"), 0.0)
-        self._last = time.perf_counter()
-
-    def lap(self, name: str) -> None:
-        now = time.perf_counter()
-        self._laps[name] += now - self._last
-        self._last = now
-
-    def metrics(self, samples: int) -> dict[str, float]:
-        """The laps in seconds, the whole step, the share that waited for data, and the job's samples per second."""
-        total = max(sum(self._laps.values()), 1e-9)
-        laps = {f"time/{name}": seconds for name, seconds in self._laps.items()}
-        return laps | {
-            "time/step": total,
-            "speed/data_wait_share": self._laps["data_wait"] / total,
-            "speed/samples_per_second": samples / total,
-        }
 
 
 REMEDY = "nothing of this step was kept; go on from the newest checkpoint with --resume, or start anew with a lower optim.lr"

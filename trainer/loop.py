@@ -82,9 +82,7 @@ def train(config: RunConfig, resume: bool) -> int:
         verdict = agree(run.journal, config, checkpoints.steps())
         while step < config.run.steps and not stepper.stopped and not verdict.ends:
             step += 1
-            metrics = stepper.advance(step)
-            ema.update()
-            recorder.trained(step, metrics)
+            recorder.trained(step, stepper.advance(step, ema))
             last = step == config.run.steps
             saves = last or stepper.stopped or step % config.run.checkpoint_every == 0
             judged = validator and (last or (config.validate.every and step % config.validate.every == 0))

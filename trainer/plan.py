@@ -14,7 +14,7 @@ from ..cluster.plan import CONTEXT, FRAGMENTS, Device, Sharding, communication_s
 from ..data_store.config import DataConfig
 from ..data_store.types import FeatureBatch, Targets, TrainBatch, schema_of
 from ..model.config import ModelConfig
-from ..model.cost import COUNTED, Census, Cost, Work, extend, fake_tensors, take_census, without_contents
+from ..model.cost import COUNTED, Census, Cost, Work, extend, extend_work, fake_tensors, take_census, without_contents
 from ..model.remat import Blocks
 from .config import DeepSpeedConfig, RunConfig, RunSection, passes_per_step
 from .step import TrainingStep
@@ -121,6 +121,14 @@ def step_flops(config: RunConfig, world: int, cycles: float | None = None) -> fl
     return world * _parts_per_step(config, world) * (passes * flops(cost.forward) + flops(cost.backward))
 
 
+def forward_flops(config: RunConfig) -> float:
+    """Operations of one forward pass of one sample, without the backward pass: a second of counting at the start of a run."""
+    one = replace(config.run, micro_batch=1)
+    census = _census(config.model, config.deepspeed.precision, _sizes(replace(config, run=one), config.features.crop_size), 0, False)
+    forward, _ = extend_work(census, _depths(config.model))
+    return float(flops(forward))
+
+
 def flops(work: Work) -> int:
     """Operations of all matrix products."""
     return sum(kernel.flops * number for kernel, number in work.items())
@@ -147,17 +155,21 @@ def _parts_per_step(config: RunConfig, world: int) -> int:
 
 def cost_of(config: RunConfig, crop: int, every: int) -> Cost:
     """One differentiated pass of the run's network at ``crop`` residues."""
-    features = config.features
-    batch = 1 if config.optim.clip == "sample" else config.run.micro_batch
-    rows = {"N_clust": features.max_msa_clusters, "N_extra": features.max_extra_msa, "N_templ": max(1, features.max_templates)}
-    sizes = tuple({"batch": batch, "N_res": crop, **rows}.items())
-    plain, recomputed = (_census(config.model, config.deepspeed.precision, sizes, k) for k in (0, min(1, every)))
+    sizes = _sizes(config, crop)
+    plain, recomputed = (_census(config.model, config.deepspeed.precision, sizes, k, True) for k in (0, min(1, every)))
     return extend(plain, recomputed, _depths(config.model), every)
 
 
+def _sizes(config: RunConfig, crop: int) -> Sizes:
+    features = config.features
+    batch = 1 if config.optim.clip == "sample" else config.run.micro_batch
+    rows = {"N_clust": features.max_msa_clusters, "N_extra": features.max_extra_msa, "N_templ": max(1, features.max_templates)}
+    return tuple({"batch": batch, "N_res": crop, **rows}.items())
+
+
 @lru_cache(maxsize=64)
-def _census(model: ModelConfig, precision: str, sizes: Sizes, every: int) -> Census:
-    """Of the network with few blocks: a second or two for each."""
+def _census(model: ModelConfig, precision: str, sizes: Sizes, every: int, differentiated: bool) -> Census:
+    """Of the network with few blocks: a few seconds for each, fewer where it is not ``differentiated``."""
     settings = DeepSpeedConfig(precision=precision, checkpoint_blocks_every=every)
     config = RunConfig(DataConfig(), RunSection(dir="", steps=1), shallow(model), deepspeed=settings)
     with torch.device("meta"):
@@ -169,7 +181,7 @@ def _census(model: ModelConfig, precision: str, sizes: Sizes, every: int) -> Cen
         def forward() -> Tensor:
             return step(batch).scaled
 
-        return take_census(step, forward)
+        return take_census(step, forward, differentiated)
 
 
 def shallow(model: ModelConfig) -> ModelConfig:
@@ -199,12 +211,10 @@ def parameter_bytes(model: ModelConfig) -> int:
 
 def batch_bytes(config: RunConfig) -> int:
     """Bytes of a micro-batch: a feature set per pass, and the targets."""
-    features = config.features
-    rows = {"N_clust": features.max_msa_clusters, "N_extra": features.max_extra_msa, "N_templ": max(1, features.max_templates)}
-    sizes = tuple({"batch": config.run.micro_batch, "N_res": features.crop_size, **rows}.items())
+    sizes = tuple((dict(_sizes(config, config.features.crop_size)) | {"batch": config.run.micro_batch}).items())
     with torch.device("meta"):
         one, targets = (sum(t.nbytes for t in _empty(kind, sizes)) for kind in (FeatureBatch, Targets))
-    return (1 + features.max_recycles) * one + targets
+    return (1 + config.features.max_recycles) * one + targets
 
 
 def _empty(kind: type, sizes: Sizes) -> Any:

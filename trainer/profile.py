@@ -22,8 +22,10 @@ from ..data_store.store import Store
 from ..errors import FoldlineError
 from .advance import Stepper
 from .config import RunConfig, load_config
+from .ema import Ema
 from .engine import initialize, require_deepspeed, start_process_group, stop_process_group
 from .loop import open_loader
+from .partitions import master_partitions
 from .step import TrainingStep
 
 MARK, LOSSES, OUTSIDE = "in ", "losses", "outside the network"
@@ -78,13 +80,14 @@ def traced(config: RunConfig, steps: int) -> tuple[Any, int]:
     torch.manual_seed(config.run.seed)
     module = TrainingStep(config).to(device)
     engine = initialize(module, config, ranks.world)
+    ema = Ema(master_partitions(engine, config.deepspeed.zero_stage), config.optim.ema_decay)
     kinds = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if device.type == "cuda" else [])]
     with open_loader(config, Store.open(config.data.store), ranks, 0) as loader, named_ranges(module):
         stepper = Stepper(engine, iter(loader), config, device)
-        stepper.advance(1)
+        stepper.advance(1, ema)
         with profile(activities=kinds) as trace:
             for step in range(2, steps + 2):
-                stepper.advance(step)
+                stepper.advance(step, ema)
     return trace, ranks.rank
 
 
@@ -92,7 +95,7 @@ def traced(config: RunConfig, steps: int) -> tuple[Any, int]:
 def named_ranges(module: TrainingStep) -> Iterator[None]:
     """Inside, every sub-network's forward pass is a range of its own in a trace; by hooks, nothing in the network knows."""
     open_ranges: list[Any] = []
-    hooks = []
+    hooks: list[Any] = []
 
     def watch(part: nn.Module, name: str) -> None:
         def before(*_: Any) -> None:

@@ -9,6 +9,7 @@ import json
 import os
 import time
 from collections.abc import Mapping, Sequence
+from datetime import timedelta
 from types import TracebackType
 from typing import Any, Self
 
@@ -128,12 +129,21 @@ class Recorder:
 
 
 def progress_line(step: int, steps: int, window: Sequence[Mapping[str, float]]) -> str:
-    """The printed line: means over ``window``, which holds the metrics of the last steps."""
-    loss, lddt, norm, rate, wait = (
+    """The printed line: means over ``window``, which holds the metrics of the last steps, and the time left at their pace."""
+    loss, lddt, norm, rate, wait, used, seconds = (
         sum(metrics[name] for metrics in window) / len(window)
-        for name in ("loss/total", "train/lddt_ca", "optim/grad_norm", "speed/samples_per_second", "speed/data_wait_share")
+        for name in (
+            "loss/total",
+            "train/lddt_ca",
+            "optim/grad_norm",
+            "speed/samples_per_second",
+            "speed/data_wait_share",
+            "speed/mfu",
+            "time/step",
+        )
     )
+    left = timedelta(seconds=round(seconds * (steps - step)))
     return (
         f"step {step:>{len(str(steps))}}/{steps}  loss {loss:7.3f}  lDDT-Cα {lddt:.3f}  grad {norm:.2g}  "
-        f"lr {window[-1]['optim/lr']:.2e}  {rate:.2f} samples/s  wait {wait:.1%}"
+        f"lr {window[-1]['optim/lr']:.2e}  {rate:.2f} samples/s  wait {wait:.1%}  MFU {used:.1%}  left {left}"
     )

@@ -25,6 +25,7 @@ from foldline.model.config import LossConfig, tiny
 from foldline.trainer import engine as engine_module
 from foldline.trainer.advance import Stepper, _seed
 from foldline.trainer.config import OptimConfig, RunConfig, RunSection, check
+from foldline.trainer.ema import Ema
 from foldline.trainer.engine import deepspeed_json, initialize, start_process_group, stop_process_group
 from foldline.trainer.optimizer import adam, learning_rate, set_learning_rate
 from foldline.trainer.partitions import gather, master_partitions
@@ -136,8 +137,9 @@ def by_engine(config: RunConfig, micro_batch: int = 1) -> tuple[list[float], dic
     config = replace(config, run=replace(config.run, micro_batch=micro_batch))
     engine = initialize(network(config), config, dist.get_world_size())
     stepper = Stepper(engine, batches(config, micro_batch), config, torch.device("cpu"))
-    metrics = [stepper.advance(step) for step in range(1, STEPS + 1)]
     stage = config.deepspeed.zero_stage
+    ema = Ema(master_partitions(engine, stage), config.optim.ema_decay)
+    metrics = [stepper.advance(step, ema) for step in range(1, STEPS + 1)]
     return [m["loss/total"] for m in metrics], gather(engine, stage, master_partitions(engine, stage)), metrics
 
 
