@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import socket
+import subprocess
 import threading
 import time
 from dataclasses import replace
@@ -204,6 +205,21 @@ def test_a_run_whose_number_was_lost_is_found_again(tmp_path: Path) -> None:
     assert len(client.get_run(first).inputs.dataset_inputs) == 1
 
 
+def test_a_server_that_was_emptied_gets_everything_again(tmp_path: Path) -> None:
+    run = begin(config(tmp_path))
+    record(run, 1, 2)
+    _, first = sync_run(tmp_path, run.local_uri)
+    (tmp_path / "mlflow.db").rename(tmp_path / "old.db")
+    uri = f"sqlite:///{tmp_path / 'new.db'}"
+    state = TrackingState.read(run.tracking)
+    state.servers = {uri: state.servers[run.local_uri]}
+    state.save()
+    amount, second = sync_run(tmp_path, uri)
+    assert second != first
+    assert amount.metrics == 4
+    assert losses(uri, second) == [(1, 9.0), (2, 8.0)]
+
+
 def test_lines_of_runs_nest_and_link(tmp_path: Path) -> None:
     uri = f"sqlite:///{tmp_path / 'all.db'}"
     first = begin(config(tmp_path / "pretrain", parent="kinases"))
@@ -292,12 +308,29 @@ def test_tables_are_mlflow_s_and_a_resume_rewrites_its_steps(tmp_path: Path) -> 
         [[0, "1ubq_A", "validation", 0.1], [4, "1ubq_A", "validation", 0.2]],
     )
     _, run_id = sync_run(tmp_path, run.local_uri)
-    table = MlflowClient(run.local_uri).load_table("1", "tables/validation.json", run_ids=[run_id])
+    mlflow.set_tracking_uri(run.local_uri)  # the client's own is not used for the file
+    try:
+        table = MlflowClient().load_table("1", "tables/validation.json", run_ids=[run_id])
+    finally:
+        mlflow.set_tracking_uri(None)
     assert table["lddt_ca"].tolist() == [0.1, 0.2]
 
 
 def test_code_and_container(tmp_path: Path) -> None:
+    def git(*words: str) -> None:
+        who = ["-c", "user.name=a", "-c", "user.email=a@b"]
+        subprocess.run(["git", "-C", str(tmp_path), *who, *words], check=True, capture_output=True)
+
     assert git_state(tmp_path) == {}
+    git("init")
+    (tmp_path / "__init__.py").write_text("a = 1")
+    assert git_state(tmp_path) == {}  # in somebody's work tree, but no part of it
+    git("add", ".")
+    git("commit", "-m", "first")
+    clean = git_state(tmp_path)
+    assert (len(clean["commit"]), clean["dirty"]) == (40, False)
+    (tmp_path / "__init__.py").write_text("a = 2")
+    assert git_state(tmp_path) == clean | {"dirty": True}
     assert container({"APPTAINER_CONTAINER": "/a.sif"}, tmp_path) == "apptainer /a.sif"
     assert container({}, tmp_path) == ""
     (tmp_path / ".dockerenv").touch()

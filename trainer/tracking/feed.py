@@ -146,7 +146,8 @@ class Feed:
         found = client.search_runs([experiment], f"tags.`foldline.uid` = '{state.uid}'", max_results=1)
         if found:
             sent.run_id = found[0].info.run_id
-        elif not sent.run_id:
+        elif not (sent.run_id and _exists(client, sent.run_id)):
+            sent.journals, sent.files, sent.state, sent.version = {}, {}, "", ""  # the server was emptied, or the id is another's
             name = config.tracking.run_name or self.run.root.resolve().name
             begun = read_after(self.run.journal, 0, 1).records if self.run.journal.exists() else []
             start = round(begun[0].time * 1000) if begun else None
@@ -210,6 +211,18 @@ def open_client(uri: str) -> Any:
     from mlflow import MlflowClient
 
     return MlflowClient(tracking_uri=uri)
+
+
+def _exists(client: Any, run_id: str) -> bool:
+    from mlflow.exceptions import MlflowException
+
+    try:
+        client.get_run(run_id)
+    except MlflowException as error:
+        if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+            return False
+        raise
+    return True
 
 
 def tags_of(about: dict[str, Any]) -> dict[str, str]:

@@ -57,7 +57,9 @@ def runs_command(folders: Sequence[Path], uri: str, limit: int, as_json: bool) -
     elif not lines:
         print(f"no runs {'at ' + uri if uri else 'below ' + ', '.join(map(str, folders or [Path('.')]))}")
     else:
-        Console(highlight=False, soft_wrap=True).print(render(lines))
+        table = render(lines)
+        natural = Console(width=1000).measure(table).maximum
+        Console(highlight=False, width=natural).print(table)  # a narrow terminal breaks the lines: no cell is cut
     return 0
 
 
