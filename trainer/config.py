@@ -92,8 +92,7 @@ class TrackingConfig:
     experiment: str = "foldline"
     run_name: str = ""  # "" = the run directory's name
     parent: str = ""  # a run's directory, an MLflow run id, or the name of a line of runs, whose parent run is then made
-    register: str = ""  # registered model that a finished run becomes a version of; "" = none
-    champion_metric: str = "validate/validation/lddt_ca"  # of the last validation; the best version gets the alias "champion"
+    register: str = ""  # model that a finished run becomes a version of, "champion" where it is best by validate.metric; "" = none
     flush_seconds: float = 20.0
     system_seconds: float = 10.0  # between samples of each host's CPU, memory and GPUs
 

@@ -36,7 +36,6 @@ class RunDir:
         self.tracking = root / "tracking.json"
         self.tracking_lock = root / ".tracking.lock"
         self.state = root / "state.json"
-        self.structures = root / "structures"
         self.table = root / "tables" / "validation.json"
         self.local_uri = f"sqlite:///{(root / 'mlflow.db').resolve()}"
 

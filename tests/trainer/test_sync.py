@@ -144,10 +144,13 @@ def test_runs_lists_directories_without_mlflow(tmp_path: Path, capsys: pytest.Ca
         time.sleep(0.01)
     with (tmp_path / "runs" / "new" / "metrics.jsonl").open("a") as file:
         file.write(json.dumps({"kind": "resume", "step": 150, "time": 1.0, "metrics": {}}) + "\n" + '{"kind": "tra')
+    side = Journal(tmp_path / "runs" / "old" / "metrics.validation.jsonl")
+    side.append("validate", 150, {"validate/validation/rmsd_ca": 7.5, "validate/set": 1.0})
+    side.close()
     new, old = folder_runs([tmp_path], 5)
     assert (old.name, old.state, old.step, old.steps, old.samples_per_second) == ("old", "finished", 200, 200, 4.0)
     assert (new.name, new.state) == ("new", "running")
-    assert old.best == {"validate/validation/lddt_ca": (0.2, 200), "validate/validation/rmsd_ca": (8.0, 200)}
+    assert old.best == {"validate/validation/lddt_ca": (0.2, 200), "validate/validation/rmsd_ca": (7.5, 150)}
     assert new.best["validate/validation/lddt_ca"] == (0.1, 100)  # what the resume voided does not count
     assert old.dataset == "pdb " + "ab" * 6
     assert main(["runs", str(tmp_path), "--limit", "1"]) == 0

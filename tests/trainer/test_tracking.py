@@ -78,12 +78,17 @@ def record(run: RunDir, *steps: int) -> None:
     journal.close()
 
 
-def finish(run: RunDir, value: float, seed: int = 0) -> None:
+def finish(run: RunDir, value: float | None, seed: int = 0) -> None:
     """What a finished run has besides: averaged weights and the last validation."""
     run.weights.parent.mkdir(exist_ok=True)
     save_file({"w": np.full(4, seed, np.float32)}, run.weights)
-    run.summary.write_text(json.dumps({"after": {"step": 4, "validate/validation/lddt_ca": value}}))
+    measured(run, value)
     tell(run, "finished")
+
+
+def measured(run: RunDir, value: float | None) -> None:
+    found = {} if value is None else {"validate/validation/lddt_ca": value}
+    run.summary.write_text(json.dumps({"after": {"step": 4, "set": "5e7"} | found}))
 
 
 def losses(uri: str, run_id: str) -> list[tuple[int, float]]:
@@ -259,8 +264,14 @@ def test_model_versions_and_the_champion(tmp_path: Path) -> None:
             state.servers[uri].version = ""  # the answer to the registration was lost
             state.save()
             sync_run(run.root, uri)
+    late = begin(config(tmp_path / "late", register="fold"))
+    finish(late, None, 9)
+    for value, champion in ((None, "3"), (0.8, "5")):  # a side job was not done yet when the run ended
+        measured(late, value)
+        sync_run(late.root, uri)
+        assert str(client.get_model_version_by_alias("fold", "champion").version) == champion
     versions = sorted(client.search_model_versions("name = 'fold'"), key=lambda v: int(v.version))
-    assert [v.tags["foldline.champion"].split(":")[0] for v in versions] == ["yes", "no", "yes", "no"]
+    assert [v.tags["foldline.champion"].split(":")[0] for v in versions] == ["yes", "no", "yes", "no", "yes"]
     assert "foldline.dataset differs" in versions[3].tags["foldline.champion"]
     assert versions[3].run_id == run_id
     mlflow.set_tracking_uri(uri)

@@ -22,7 +22,7 @@ from ..journal import read_after
 from ..rundir import RunDir
 from .parents import parent_run, stage_of
 from .registry import register
-from .state import Sent, TrackingState, locked
+from .state import Sent, TrackingState, locked, read_json
 
 T = TypeVar("T")
 
@@ -46,6 +46,7 @@ ARTIFACTS = (
     "plots/*",
     "structures/*",
     "tables/*",
+    "validation/*",
 )
 STATUS = {"running": "RUNNING", "finished": "FINISHED", "stopped": "KILLED", "failed": "FAILED"}
 
@@ -250,14 +251,6 @@ def read_config(run: RunDir) -> RunConfig:
         raise FoldlineError(
             f"{run.root} is no run directory: {run.config.name} is not readable ({error}); give the run.dir of a run"
         ) from None
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """A file's object, {} where it is absent or damaged."""
-    try:
-        return dict(json.loads(path.read_text()))
-    except (OSError, ValueError, TypeError):
-        return {}
 
 
 def _fitted(value: str) -> str:

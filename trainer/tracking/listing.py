@@ -22,10 +22,10 @@ from rich.console import Console
 from rich.table import Table
 
 from ...errors import FoldlineError
+from ..measures import rankable
 
 LAST_STEPS = 50  # whose speed counts
 SILENT_SECONDS = 900.0  # after which a running run on another host is called silent
-SMALLER_IS_BETTER = ("rmsd", "drmsd", "loss", "violation", "clash", "error")
 STATES = {"RUNNING": "running", "FINISHED": "finished", "KILLED": "stopped", "FAILED": "failed", "SCHEDULED": "running"}
 
 
@@ -88,6 +88,9 @@ def read_run(root: Path) -> RunLine:
     """What the files of one run directory say."""
     config, about, told = (_object(root / name) for name in ("config.json", "environment.json", "state.json"))
     started, last, best = _scan(root / "metrics.jsonl")
+    if (side := root / "metrics.validation.jsonl").is_file():  # validated beside the training
+        for name, (value, step) in _scan(side)[2].items():
+            _take(best, name, value, step)
     tracking = config.get("tracking", {})
     data = about.get("dataset", {})
     speeds = [speed for record in last if (speed := record["metrics"].get("speed/samples_per_second"))]
@@ -197,8 +200,8 @@ def _scan(journal: Path) -> tuple[float, list[dict[str, Any]], dict[str, tuple[f
 
 
 def _take(best: dict[str, tuple[float, int]], name: str, value: float, step: int) -> None:
-    smaller = any(word in name.rsplit("/", 1)[-1] for word in SMALLER_IS_BETTER)
-    if name not in best or (value < best[name][0] if smaller else value > best[name][0]):
+    higher = rankable().get(name)
+    if higher is not None and (name not in best or (value > best[name][0] if higher else value < best[name][0])):
         best[name] = (value, step)
 
 

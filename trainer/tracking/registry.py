@@ -7,8 +7,8 @@ Python functions: what folds is a bundle.
 from __future__ import annotations
 
 import hashlib
-import json
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,24 +17,28 @@ import numpy as np
 from ... import __version__
 from ...data_store.types import FeatureBatch, schema_of
 from ..config import RunConfig
+from ..measures import rankable
 from ..rundir import RunDir
+from .state import read_json
 
 FOLDER = "model"  # within the run's artefacts
 CHAMPION = "champion"
-SMALLER_IS_BETTER = ("rmsd", "drmsd", "loss", "violation", "clash", "error")
+VALUE = "foldline.value"
 
 
 def register(client: Any, run: RunDir, config: RunConfig, run_id: str, uid: str, done: str) -> str:
-    """Make a version of ``tracking.register`` from the run's averaged weights, once; returns "NAME HASH", the mark of what is done.
+    """Make a version of ``tracking.register`` from the run's averaged weights, once; returns "NAME HASH VALUE", the mark of what is done.
 
-    ``done`` is the mark of the last call. A version that a lost call made already is found by its tags and not made again.
+    ``done`` is the mark of the last call. A version that a lost call made already is found by its tags and not made again; a value that a
+    side job measured later is added to it.
     """
     name = config.tracking.register
     if not run.weights.exists():
         return done
     with run.weights.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
-    mark = f"{name} {digest}"
+    tags = version_tags(run, config) | {"foldline.weights": digest, "foldline.uid": uid}
+    mark = f"{name} {digest} {tags.get(VALUE, '')}"
     if mark == done:
         return done
     _ensure_model(client, name)
@@ -42,45 +46,46 @@ def register(client: Any, run: RunDir, config: RunConfig, run_id: str, uid: str,
     if version is None:
         upload(client, run, run_id)
         source = f"{client.get_run(run_id).info.artifact_uri}/{FOLDER}"
-        tags = version_tags(run, config) | {"foldline.weights": digest, "foldline.uid": uid}
         version = client.create_model_version(name, source, run_id, tags)
-    crown(client, name, version)
+    for key, value in tags.items():
+        if version.tags.get(key) != value:
+            client.set_model_version_tag(name, version.version, key, value)
+    crown(client, name, version.version, tags)
     return mark
 
 
 def version_tags(run: RunDir, config: RunConfig) -> dict[str, str]:
     """What a version is judged by: the metric, its value, the data set, and which chains were folded how."""
-    after = json.loads(run.summary.read_text()).get("after", {}) if run.summary.exists() else {}
-    about = json.loads(run.environment.read_text())
-    metric = config.tracking.champion_metric
-    judged = [sorted(config.data.validation), config.validate.recycles]
+    after, about = (read_json(path) for path in (run.summary, run.environment))
+    after = after.get("after", {})
+    metric = config.validate.metric
     tags = {
         "foldline.dataset": str(about.get("dataset", {}).get("hash", "")),
-        "foldline.validation_set": hashlib.sha256(json.dumps(judged).encode()).hexdigest(),
+        "foldline.validation_set": str(after.get("set", "")),
         "foldline.metric": metric,
         "foldline.step": str(after.get("step", "")),
     }
     value = after.get(metric)
-    return tags | ({"foldline.value": repr(float(value))} if isinstance(value, int | float) else {})
+    return tags | ({VALUE: repr(float(value))} if isinstance(value, int | float) else {})
 
 
-def crown(client: Any, name: str, version: Any) -> None:
+def crown(client: Any, name: str, version: Any, tags: Mapping[str, str]) -> None:
     """Give ``version`` the alias ``champion`` where it beats the present one at the same metric on the same data; tag the reason."""
     aliases = client.get_registered_model(name).aliases
-    holder = client.get_model_version(name, aliases[CHAMPION]) if CHAMPION in aliases else None
-    better, reason = judge(version.tags, None if holder is None else holder.tags)
-    if holder is not None and str(holder.version) == str(version.version):
+    if str(aliases.get(CHAMPION, "")) == str(version):
         return
+    holder = client.get_model_version(name, aliases[CHAMPION]) if CHAMPION in aliases else None
+    better, reason = judge(tags, None if holder is None else holder.tags)
     if better:
-        client.set_registered_model_alias(name, CHAMPION, version.version)
-    client.set_model_version_tag(name, version.version, "foldline.champion", reason)
+        client.set_registered_model_alias(name, CHAMPION, version)
+    client.set_model_version_tag(name, version, "foldline.champion", reason)
 
 
-def judge(mine: dict[str, str], theirs: dict[str, str] | None) -> tuple[bool, str]:
+def judge(mine: Mapping[str, str], theirs: Mapping[str, str] | None) -> tuple[bool, str]:
     """Whether a version with the tags ``mine`` takes the place of one with ``theirs`` (None: nobody holds it), and why."""
-    if "foldline.value" not in mine:
+    if VALUE not in mine:
         return False, f"no: the run measured no {mine['foldline.metric']}"
-    value, metric = float(mine["foldline.value"]), mine["foldline.metric"]
+    value, metric = float(mine[VALUE]), mine["foldline.metric"]
     if not np.isfinite(value):
         return False, f"no: {metric} is {value}"
     if theirs is None:
@@ -88,9 +93,8 @@ def judge(mine: dict[str, str], theirs: dict[str, str] | None) -> tuple[bool, st
     for key in ("foldline.dataset", "foldline.validation_set", "foldline.metric"):
         if mine[key] != theirs.get(key):
             return False, f"no: {key} differs from the champion's, so their values cannot be compared"
-    best = float(theirs["foldline.value"])
-    smaller = any(word in metric.rsplit("/", 1)[-1] for word in SMALLER_IS_BETTER)
-    won = value < best if smaller else value > best
+    best = float(theirs[VALUE])
+    won = value > best if rankable()[metric] else value < best
     return won, f"{'yes' if won else 'no'}: {metric} {value:.4f}, the champion before had {best:.4f}"
 
 

@@ -22,7 +22,7 @@ class Sent:
     journals: dict[str, int] = field(default_factory=dict)
     files: dict[str, list[int]] = field(default_factory=dict)
     state: str = ""
-    version: str = ""  # "NAME WEIGHTS_SHA256" of the model version made of this run
+    version: str = ""  # registry.py's mark of the model version made of this run
 
 
 @dataclass
@@ -56,3 +56,11 @@ def locked(path: Path) -> Iterator[None]:
         with suppress(OSError):
             fcntl.flock(file, fcntl.LOCK_EX)
         yield
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A file's object, {} where it is absent or damaged."""
+    try:
+        return dict(json.loads(path.read_text()))
+    except (OSError, ValueError, TypeError):
+        return {}
