@@ -1,8 +1,7 @@
 """Structure metrics against programs that others wrote: TM-align by tmtools, lDDT and superposition by biotite; on real proteins.
 
-Tolerances. lDDT: 1e-5, the same pairs and thresholds, float32 distances. RMSD: 1e-4 Å. TM-score: both search for the best
-superposition; ours
-may fall short of TM-align's by 1e-3 and exceed what its superposition gives over all pairs by 0.02 (structures without a shared fold, where both search).
+Tolerances. lDDT: 1e-5, the same pairs and thresholds, float32 distances. RMSD: 1e-4 Å. TM-score: both programs search for the best
+superposition; ours may fall short of TM-align's by 1e-3, and exceed what TM-align's gives over all pairs by 0.02 (where no fold is shared).
 """
 
 from __future__ import annotations
@@ -88,7 +87,7 @@ def test_scores_are_those_of_tmtools_and_biotite(store: Store, chain: str, noise
 
 
 def exhaustive_gdt(points: np.ndarray, onto: np.ndarray) -> np.ndarray:
-    """Largest share within each cutoff over fits on every window of 3, 5, 7, ... residues, each refitted on what came near: slow and plain."""
+    """Largest share within each cutoff over fits on every window of 3, 5, 7, ... residues, each refitted on what came near."""
     best = np.zeros(5)
     cutoffs = np.array([0.5, 1.0, 2.0, 4.0, 8.0])
     for length in range(3, len(points) + 1, 2):
