@@ -12,6 +12,7 @@ def add_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
     """Add `train`, `runs` and `track`."""
     _train(commands)
     _validate(commands)
+    _replay(commands)
     _plan(commands)
     _profile(commands)
     _runs(commands)
@@ -97,19 +98,43 @@ def _run_runs(args: argparse.Namespace) -> int:
 
 
 def _track(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    track = commands.add_parser("track", help="send runs to MLflow that were written without a network")
-    sub = track.add_subparsers(title="commands", metavar="COMMAND", required=True).add_parser(
-        "sync", help="send what the server lacks; may be stopped and given again"
-    )
+    track = commands.add_parser("track", help="send runs to MLflow that were written without a network, and exports")
+    several = track.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    sub = several.add_parser("sync", help="send what the server lacks; may be stopped and given again")
     sub.add_argument("folders", nargs="+", type=Path, metavar="RUN_DIR", help="the run.dir of a training")
     sub.add_argument("--uri", default="", help="MLflow server or database (default: tracking.uri of the run, else MLFLOW_TRACKING_URI)")
     sub.set_defaults(run=_run_sync)
+    sub = several.add_parser("export", help="a bundle as a child of its run, and on its model version")
+    sub.add_argument("bundle", type=Path, metavar="BUNDLE", help="what `foldline export` made")
+    sub.add_argument("--uri", default="", help="as for sync")
+    sub.set_defaults(run=_run_track_export)
 
 
 def _run_sync(args: argparse.Namespace) -> int:
     from .tracking.sync import sync_command
 
     return sync_command(args.folders, args.uri)
+
+
+def _run_track_export(args: argparse.Namespace) -> int:
+    from .tracking.exports import export_command
+
+    return export_command(args.bundle, args.uri)
+
+
+def _replay(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    sub = commands.add_parser("replay", help="run a sample that made a step not finite alone, and say where it went wrong")
+    sub.add_argument("file", type=Path, metavar="FILE", help="RUN/replays/step_N_rank_R.json")
+    sub.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="where to run it (default cpu)")
+    sub.add_argument("--dtype", choices=("run", "float32", "float64"), default="run", help="default: the run's precision")
+    sub.add_argument("--store", default="", metavar="STORE", help="the feature store, where it has moved")
+    sub.set_defaults(run=_run_replay)
+
+
+def _run_replay(args: argparse.Namespace) -> int:
+    from .replay import replay_command
+
+    return replay_command(args.file, args.device, args.dtype, args.store)
 
 
 def _configured(commands: argparse._SubParsersAction[argparse.ArgumentParser], name: str, help: str) -> argparse.ArgumentParser:

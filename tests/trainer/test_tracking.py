@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import socket
 import subprocess
@@ -18,6 +19,7 @@ import pytest
 from mlflow import MlflowClient
 from safetensors.numpy import save_file
 
+from foldline.cli import main
 from foldline.data_store.config import DataConfig
 from foldline.errors import FoldlineError
 from foldline.settings import flatten, to_dict
@@ -283,6 +285,37 @@ def test_model_versions_and_the_champion(tmp_path: Path) -> None:
     assert {path.name for path in folder.iterdir()} >= {"MLmodel", "ema.safetensors", "config.json"}
     msa = next(spec for spec in signature.inputs if spec.name == "msa_feat")
     assert (msa.shape, msa.type) == ((-1, -1, 49), np.dtype(np.float32))
+
+
+def test_an_export_is_a_child_of_its_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    uri = f"sqlite:///{tmp_path / 'all.db'}"
+    run, bundle = begin(config(tmp_path / "run", register="fold")), tmp_path / "bundle"
+    finish(run, 0.5)
+    weights = {"sha256": hashlib.sha256(run.weights.read_bytes()).hexdigest()}
+    bundle.mkdir()
+    manifest = {
+        "identity": "1d" * 32,
+        "run": str(run.root),
+        "foldline": "0.1.0",
+        "engine": {"name": "onnx"},
+        "opset": 20,
+        "weights": weights,
+    }
+    (bundle / "manifest.json").write_text(json.dumps(manifest))
+    checks = [{"protein": p, "name": "RMSD of all atoms", "value": v} for p, v in (("a", 0.1), ("b", 0.3), ("c", "nan"))]
+    (bundle / "gate.json").write_text(json.dumps({"passed": True, "reference": "torch", "checks": checks}))
+    assert main(["track", "export", str(bundle), "--uri", uri]) == 2
+    assert f"first: foldline track sync {run.root} --uri {uri}" in capsys.readouterr().err
+    _, parent = sync_run(run.root, uri)
+    for _ in range(2):
+        assert main(["track", "export", str(bundle), "--uri", uri]) == 0
+    client = MlflowClient(uri)
+    (child,) = client.search_runs(["1"], f"tags.mlflow.parentRunId = '{parent}'")
+    assert (child.data.metrics, child.info.status) == ({"gate/RMSD of all atoms": 0.3}, "FINISHED")
+    assert {f.path for f in client.list_artifacts(child.info.run_id)} == {"manifest.json", "gate.json"}
+    assert client.get_model_version_by_alias("fold", "champion").tags["foldline.gate"] == "passed"
+    (bundle / "gate.json").write_text(json.dumps({"passed": False, "checks": []}))
+    assert main(["track", "export", str(bundle), "--uri", uri]) == 2
 
 
 def test_smaller_errors_win() -> None:

@@ -1,0 +1,67 @@
+"""``foldline track export``: a bundle that passed its gate, as a child of the run whose weights it holds, and on their model version."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from ...errors import FoldlineError
+from ..rundir import RunDir
+from .feed import open_client
+from .state import Sent, TrackingState, read_json
+from .sync import address_of
+
+FILES = ("manifest.json", "gate.json")
+
+
+def export_command(bundle: Path, uri: str) -> int:
+    """Track ``bundle``, once; 0, or FoldlineError where it is no bundle or the server does not know its run."""
+    manifest, gate = (read_json(bundle / name) for name in FILES)
+    if "identity" not in manifest or not gate.get("passed"):
+        raise FoldlineError(f"{bundle} is no bundle with a gate that passed; make one with `foldline export`")
+    root = Path(manifest["run"])
+    address = address_of(root, uri)
+    parent = TrackingState.read(RunDir(root).tracking).servers.get(address, Sent()).run_id
+    if not parent:
+        raise FoldlineError(
+            f"{address} does not know {root}, whose weights {bundle} holds; first: foldline track sync {root} --uri {address}"
+        )
+    try:
+        run_id = track_bundle(open_client(address), bundle, manifest, gate, parent)
+    except Exception as error:  # MLflow, its HTTP client and its database each have their own
+        raise FoldlineError(f"{bundle}: {address} did not take everything ({error}); give the same command again") from None
+    print(f"{bundle}: run {run_id} below {parent} at {address}")
+    return 0
+
+
+def track_bundle(client: Any, bundle: Path, manifest: dict[str, Any], gate: dict[str, Any], parent: str) -> str:
+    """The run of the bundle, found by its identity or made: the gate's worst values as metrics, manifest and gate as artefacts."""
+    experiment, identity = client.get_run(parent).info.experiment_id, manifest["identity"]
+    found = client.search_runs([experiment], f"tags.`foldline.uid` = '{identity}'", max_results=1)
+    tags = {"foldline.uid": identity, "mlflow.parentRunId": parent, "foldline.stage": "export", "foldline.version": manifest["foldline"]}
+    run_id = found[0].info.run_id if found else client.create_run(experiment, None, tags, bundle.resolve().name).info.run_id
+    for key, value in {"engine": manifest["engine"]["name"], "opset": manifest["opset"], "reference": gate["reference"]}.items():
+        client.log_param(run_id, key, value)
+    there = client.get_run(run_id).data.metrics
+    for name, value in worst_values(gate).items():
+        if name not in there:
+            client.log_metric(run_id, name, value)
+    for name in FILES:
+        client.log_artifact(run_id, str(bundle / name))
+    weights = manifest["weights"]["sha256"]
+    for version in client.search_model_versions(f"run_id = '{parent}'"):
+        if version.tags.get("foldline.weights") == weights:
+            client.set_model_version_tag(version.name, version.version, "foldline.bundle", identity)
+            client.set_model_version_tag(version.name, version.version, "foldline.gate", "passed")
+    client.set_terminated(run_id, "FINISHED")
+    return str(run_id)
+
+
+def worst_values(gate: dict[str, Any]) -> dict[str, float]:
+    """ "gate/NAME" -> the largest value over the proteins; values that are no numbers are left out."""
+    worst: dict[str, float] = {}
+    for check in gate["checks"]:
+        if isinstance(check["value"], int | float):
+            name = "gate/" + "".join(c if c.isalnum() or c in "_-. /" else "_" for c in check["name"])
+            worst[name] = max(float(check["value"]), worst.get(name, 0.0))
+    return worst
