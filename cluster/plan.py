@@ -92,8 +92,8 @@ def state_bytes(parameters: int, how: Sharding) -> dict[str, float]:
 def working_bytes(parameters: int, how: Sharding) -> dict[str, float]:
     """Bytes that a backward pass needs besides activations."""
     share = parameters / how.world
-    whole = how.stage == 0 or how.by_sample
-    gradients = (parameters if whole else 0) + (share if how.stage else 0.0)
+    gradients = float(parameters) if how.stage <= 1 or how.by_sample else 0.0  # stage 1 shares out the optimizer alone
+    gradients += share if how.stage > 1 or (how.stage and how.by_sample) else 0.0
     gradients += parameters if how.by_sample and how.samples > 1 else 0
     buckets = 4.0 * how.bucket * (2 if how.overlapped else 1) if how.stage else 0.0
     return {"gradients": gradients, "buckets": buckets, "gathered": float(parameters) if how.stage == 3 else 0.0}
@@ -114,7 +114,7 @@ def longest(crops: Sequence[int], bytes_at: Sequence[float], fixed: float, memor
     """The largest multiple of ``step`` residues that fits, 0 for none: a polynomial through 0 and the counted ``crops``."""
     fits = 0
     for crop in range(step, limit + 1, step):
-        if fixed + interpolate((0, *crops), (0.0, *bytes_at), crop) > memory:
+        if fixed + interpolate((0, *crops), (0.0, *bytes_at), crop) > memory * (1 + 1e-9):
             break
         fits = crop
     return fits

@@ -1,0 +1,154 @@
+"""Laps of a step, the printed line, and the profile of real steps."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from foldline.cli import main
+from foldline.data_store.ingest import ingest
+from foldline.trainer.clock import LAPS, Clock, time_metrics
+from foldline.trainer.profile import MARK, network_name, operations
+from foldline.trainer.recorder import progress_line
+from foldline.trainer.speed import matmul_peak
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+class Slow(nn.Module):
+    def forward(self, seconds: float) -> None:
+        time.sleep(seconds)
+
+
+def test_laps_add_up_and_passes_are_told_apart() -> None:
+    clock, network = Clock(torch.device("cpu")), Slow()
+    clock.watch(network)
+    for _ in range(2):  # the second step forgets the first
+        begin = time.perf_counter()
+        clock.start()
+        time.sleep(0.01)
+        clock.lap("data_wait")
+        with torch.no_grad():
+            network(0.02)
+            network(0.04)
+        network(0.05)
+        clock.lap("losses")
+        found = time_metrics(clock)
+        whole = time.perf_counter() - begin
+    assert found["time/step"] == pytest.approx(sum(found[f"time/{lap}"] for lap in LAPS)) == pytest.approx(whole, abs=0.005)
+    assert 0.06 <= found["time/recycles"] < 0.09
+    assert found["time/recycle_each"] == pytest.approx(found["time/recycles"] / 2)
+    assert 0.05 <= found["time/last_pass"] < 0.09
+    assert found["time/forward"] >= 0.11
+    assert found["time/backward"] == 0.0
+
+
+def test_measuring_costs_next_to_nothing() -> None:
+    clock, network = Clock(torch.device("cpu")), nn.Identity()
+    clock.watch(network)
+    spent = []
+    for _ in range(50):
+        begin = time.perf_counter()
+        clock.start()
+        for lap in LAPS:
+            clock.lap(lap)
+        for _ in range(4):
+            network(1)
+        time_metrics(clock)
+        spent.append(time.perf_counter() - begin)
+    assert sorted(spent)[25] < 1e-3
+
+
+def test_the_line_says_what_is_left() -> None:
+    names = ("loss/total", "train/lddt_ca", "optim/grad_norm", "optim/lr", "speed/samples_per_second", "speed/data_wait_share", "speed/mfu")
+    window = [dict.fromkeys(names, 0.5) | {"time/step": seconds} for seconds in (1.0, 3.0)]
+    line = progress_line(100, 10_000, window)
+    assert line.endswith("MFU 50.0%  left 5:30:00")
+    assert "\n" not in line
+    assert len(line) < 140
+
+
+def test_the_peak_is_a_speed_that_a_machine_can_have() -> None:
+    assert 1e6 < matmul_peak(size=128) < 1e14
+
+
+def test_names_leave_out_the_numbers_of_blocks() -> None:
+    assert network_name("evoformer.blocks.3.pair.transition") == "evoformer.pair.transition"
+
+
+class Event:
+    """As torch.profiler hands them out."""
+
+    device_type, self_device_time_total = "DeviceType.CPU", 0.0
+
+    def __init__(self, name: str, parent: Event | None = None, sequence: int = -1, micro: float = 1.0) -> None:
+        self.name, self.cpu_parent, self.sequence_nr, self.self_cpu_time_total = name, parent, sequence, micro
+
+
+def test_a_backward_operation_belongs_where_its_forward_ran() -> None:
+    ipa = Event(MARK + "structure.ipa", Event(MARK + "structure"))
+    again = Event("autograd::engine::evaluate_function: MulBackward0", sequence=7)
+    stray = Event("autograd::engine::evaluate_function: AccumulateGrad", sequence=99)
+    found = operations(
+        [
+            Event("aten::mul", ipa, 7, 5.0),
+            again,
+            Event("aten::mul", again, micro=9.0),
+            Event("aten::bmm", Event(MARK + "structure", again), micro=2.0),  # recomputed
+            Event("aten::add", stray),
+        ]
+    )
+    by = {(o.network, o.backward, o.name): round(1e6 * o.cpu_seconds) for o in found}
+    assert by["structure.ipa", False, "mul"] == 5
+    assert by["structure.ipa", True, "mul"] == 9
+    assert by["structure", True, "bmm"] == 2
+    assert by["outside the network", True, "add"] == 1
+    assert found[0].name == "mul"
+    assert found[0].backward
+
+
+CONFIG = """
+[model]
+preset = "tiny"
+template = { enabled = false }
+[data]
+store = "STORE"
+[features]
+crop_size = 16
+max_msa_clusters = 4
+max_extra_msa = 8
+max_templates = 0
+max_recycles = 1
+[run]
+dir = "RUN"
+steps = 8
+threads = 1
+device = "cpu"
+"""
+
+
+def test_a_profile_of_real_steps(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    ingest(ROOT / "examples" / "demo", tmp_path / "store")
+    config, out = tmp_path / "run.toml", tmp_path / "profile"
+    config.write_text(CONFIG.replace("STORE", str(tmp_path / "store")).replace("RUN", str(tmp_path / "run")))
+    assert main(["profile", "--config", str(config), "--steps", "1", "--out", str(out)]) == 0
+    printed = capsys.readouterr().out
+    assert "evoformer.pair" in printed
+    assert "trace.json.gz" in printed
+    assert not (tmp_path / "run").exists()
+    rows = json.loads((out / "operations.json").read_text())
+    networks = {row["network"] for row in rows}
+    assert {"structure.ipa", "evoformer.row_attention", "extra_msa_stack.pair.triangle_attention_ending", "heads", "losses"} <= networks
+    backward = {row["network"] for row in rows if row["backward"] and row["name"] in ("mm", "bmm")}
+    assert "structure.ipa" in backward
+    with gzip.open(out / "trace.json.gz", "rt") as file:
+        assert any(event.get("name") == "in structure.ipa" for event in json.load(file)["traceEvents"])
+    assert main(["profile", "--config", str(config), "--steps", "1", "--out", str(out)]) == 2
+    assert "holds something already" in capsys.readouterr().err
+    assert main(["profile", "--config", str(config), "--steps", "0", "--out", str(tmp_path / "new")]) == 2
