@@ -36,7 +36,7 @@ def draw_calibration(report: Report, path: Path) -> None:
         above.set(ylabel=y_label, ylim=(0, top), xlim=(0, top))
         below.set(xlabel=x_label, ylabel=f"share of\n{counted}")
         above.grid(alpha=0.3)
-        above.legend(fontsize=8, loc="upper left")
+        above.legend(fontsize=8, loc="lower left", bbox_to_anchor=(0, 1), frameon=False)
     figure.suptitle(f"calibration at step {report['step']}", fontsize=11)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=110)
