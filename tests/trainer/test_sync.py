@@ -25,7 +25,7 @@ from foldline.trainer.tracking.state import TrackingState
 
 from .mlflow_server import MlflowServer
 
-STEPS = 600
+STEPS = 300
 METRICS = 30
 
 

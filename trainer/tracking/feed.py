@@ -36,6 +36,7 @@ LIMITS = {
 }
 METRICS_PER_CALL = 1000  # the server's limits
 PARAMS_PER_CALL = 100
+LINES_PER_READ = 50  # of a journal; what is sent is remembered after each
 LONGEST_VALUE, LONGEST_DIGEST = 6000, 36
 ARTIFACTS = (
     "config.json",
@@ -94,7 +95,7 @@ class Feed:
         count = 0
         while journal.exists():
             offset = sent.journals.get(journal.name, 0)
-            batch = read_after(journal, offset, METRICS_PER_CALL // 2)
+            batch = read_after(journal, offset, LINES_PER_READ)
             if batch.end == offset:
                 break
             pairs = [(record, name, value) for record in batch.records for name, value in record.metrics.items() if value == value]
