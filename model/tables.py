@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from jaxtyping import Int, Shaped
 from torch import Tensor
+from torch.utils._python_dispatch import _disable_current_modes
 
 from ..data_store import residues
 
@@ -22,7 +23,8 @@ class ResidueTable:
 
     def __init__(self, array: np.ndarray) -> None:
         dtype = torch.int64 if np.issubdtype(array.dtype, np.integer) else torch.float32
-        self._by_device = {torch.device("cpu"): torch.tensor(array, dtype=dtype)}
+        with _disable_current_modes():  # a table first asked for while operations are counted on fake tensors must hold numbers later
+            self._by_device = {torch.device("cpu"): torch.tensor(array, dtype=dtype)}
 
     def __call__(self, aatype: Int[Tensor, "*batch N_res"], dtype: torch.dtype | None = None) -> Shaped[Tensor, "*batch N_res ..."]:
         """Rows of ``aatype``, in ``dtype`` where one is given."""
