@@ -23,7 +23,7 @@ DEMO = Path(__file__).resolve().parents[2] / "examples" / "demo.toml"
 
 def test_every_own_field_is_read_outside_the_config() -> None:
     folder = Path(trainer.__file__).parent
-    sources = "\n".join(path.read_text() for path in folder.glob("*.py") if path.name != "config.py")
+    sources = "\n".join(path.read_text() for path in folder.rglob("*.py") if path.name != "config.py")
     sources += re.sub(r"(?s)@dataclass.*?(?=\ndef |\n@dataclass)", "", (folder / "config.py").read_text())
     unread = [f"{section.__name__}.{f.name}" for section in OWN for f in fields(section) if not re.search(rf"\.{f.name}\b", sources)]
     assert unread == []
