@@ -65,7 +65,7 @@ def doctor_command() -> int:
 
 def examine() -> list[Finding]:
     """All findings in order; a check that raises becomes a finding, never a traceback."""
-    checks: list[Callable[[], list[Finding]]] = [_machine, _packages, _devices, _mpi, _compiler, _kernels, _engines]
+    checks: list[Callable[[], list[Finding]]] = [_machine, _packages, _devices, _mpi, _compiler, _kernels, _engines, _determinism]
     findings: list[Finding] = []
     for check in checks:
         try:
@@ -148,3 +148,21 @@ def _engines() -> list[Finding]:
     import onnxruntime
 
     return [Finding("onnxruntime", "works", f"execution providers: {', '.join(onnxruntime.get_available_providers())}")]
+
+
+# What of a training may differ in its last bits between two runs of the same config: topic -> why, and what fixes it.
+NOT_DETERMINISTIC = {
+    "CUDA scatter, index_add and gather backward": "atomic additions arrive in any order; run.deterministic = true takes ordered ones",
+    "cuBLAS": "streams share a workspace, so the split of a product may change; run.deterministic = true gives each its own",
+    "attention by SDPA on CUDA": "fused backward passes add with atomics; run.deterministic = true refuses or replaces them",
+    "cuDNN": "benchmark mode picks algorithms by timing; run.deterministic = true switches it off",
+    "number of threads on the CPU": "sums are split by run.threads; give a number, the default follows the usable cores",
+    "number of ranks and ZeRO stage": "reductions add in another order; equal to rounding, no setting makes them bit-equal",
+    "NCCL": "the order of additions follows from the number of ranks and their wiring; another allocation may round otherwise",
+    "hardware and versions": "other GPUs, torch, cuBLAS or CPU kernels round otherwise; RUN/environment.json says what a run had",
+}
+
+
+def _determinism() -> list[Finding]:
+    """No defect, so these lines count as working; bit-equality on the CPU with a given run.threads needs nothing."""
+    return [Finding("not bit-equal", "works", f"{topic}: {why}") for topic, why in NOT_DETERMINISTIC.items()]

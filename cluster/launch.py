@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import sysconfig
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from ..errors import FoldlineError, missing_package
+
+# To this process, that is; the ranks get SIGUSR1, which mpirun passes on, while SIGTERM would make it kill them before they have saved.
+FORWARDED = (signal.SIGTERM, signal.SIGUSR1)
+PR_SET_PDEATHSIG = 1  # of prctl(2)
 
 
 def mpirun(ranks: int, arguments: Sequence[str]) -> int:
@@ -21,12 +27,23 @@ def mpirun(ranks: int, arguments: Sequence[str]) -> int:
     if ranks < 1:
         raise FoldlineError(f"--ranks {ranks} is less than 1; give the number of processes to start")
     command = mpirun_command(ranks, [sys.executable, "-m", "foldline.cli", *arguments])
-    job = subprocess.Popen(command)
-    while True:
-        try:
-            return job.wait()
-        except KeyboardInterrupt:  # mpirun got the signal too and ends its ranks; wait for it so that no orphan remains
-            continue
+    job = subprocess.Popen(command, preexec_fn=_die_with_parent() if sys.platform == "linux" else None)
+    before = {number: signal.signal(number, lambda *_: job.send_signal(signal.SIGUSR1)) for number in FORWARDED}
+    try:
+        while True:
+            try:
+                return job.wait()
+            except KeyboardInterrupt:  # mpirun got the signal too and ends its ranks; wait for it so that no orphan remains
+                continue
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _die_with_parent() -> Callable[[], None]:
+    """What the child does before it becomes mpirun: ask the kernel for a SIGTERM should this process be killed."""
+    prctl = ctypes.CDLL(None, use_errno=True).prctl  # loaded here: between fork and exec nothing may be imported
+    return lambda: prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def mpirun_command(ranks: int, program: Sequence[str]) -> list[str]:

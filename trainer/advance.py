@@ -1,8 +1,7 @@
-"""One optimizer step on all ranks: measured, agreed upon, and refused where it is not finite."""
+"""One optimizer step on all ranks: measured, agreed upon, and skipped where it is not finite."""
 
 from __future__ import annotations
 
-import math
 import signal
 from collections.abc import Iterator
 from types import FrameType
@@ -11,16 +10,15 @@ from typing import Any
 import numpy as np
 import torch
 import torch.distributed as dist
-from torch import Tensor
 
 from ..data_store.types import TrainBatch
-from ..errors import FoldlineError
 from ..model.outputs import Loss
 from .clipping import make_gradients
 from .clock import Clock, time_metrics
 from .config import RunConfig, passes_per_step, samples_per_step
 from .ema import Ema
 from .optimizer import learning_rate, set_learning_rate
+from .skip import Seen, Skips
 from .speed import Speed
 from .step import StepOutput, to_device
 
@@ -52,6 +50,7 @@ class Stepper:
         self._passes = passes_per_step(config, dist.get_world_size())
         self._samples = samples_per_step(config, dist.get_world_size())
         self._gradients = make_gradients(engine, config)
+        self.skips = Skips(engine, config)
         self._speed = Speed(config, device)
         self._clock = Clock(device)
         self._clock.watch(engine.module.model)
@@ -59,13 +58,13 @@ class Stepper:
     def advance(self, step: int, ema: Ema) -> dict[str, float]:
         """Take optimizer step number ``step`` (from 1), update ``ema``; the step's metrics, means over all ranks' samples. Collective.
 
-        Raises FoldlineError, on all ranks, when a loss or the gradient is not finite; the weights are then not to be saved.
+        Where a loss or the gradient is not finite nothing moves, on any rank; ``skips`` then has a notice.
         """
         clock = self._clock
         clock.start()
         outputs: list[StepOutput] = []
         residues, cycles = 0.0, 0
-        positions: list[int] = []
+        seen: list[Seen] = []
         rate = learning_rate(step * self._samples, self._config.optim)
         set_learning_rate(self._engine.optimizer, rate)
         with self._gradients.collecting():
@@ -76,7 +75,7 @@ class Stepper:
                 clock.lap("data_wait")
                 for part in parts:
                     places = part.position.flatten().tolist()
-                    torch.manual_seed(_seed(self._config.run.seed, *places))  # dropout, alike for every number of ranks
+                    torch.manual_seed(mixed_seed(self._config.run.seed, *places))  # dropout, alike for every number of ranks
                     moved = to_device(part, self._device)
                     clock.lap("host_to_device")
                     output: StepOutput = self._engine(moved)
@@ -84,32 +83,27 @@ class Stepper:
                     self._gradients.backward(output.scaled, last=left == 0 and part is parts[-1])
                     clock.lap("backward")
                     outputs.append(output)
-                    positions += places
-        metrics, residues = self._agree(outputs, step, positions, residues)
+                    seen.append(Seen.of(part, output.terms))
+        metrics, residues = self._agree(outputs, residues)
         clock.lap("communication")
-        norm = self._gradient_norm()
-        self._engine.step()
-        norm = float(self._engine.get_global_grad_norm()) if norm is None else norm
-        if not math.isfinite(norm):
-            raise FoldlineError(f"step {step}: the gradient's norm is {norm}; {REMEDY}")
+        norm = self.skips.step(self._gradient_norm())
         clock.lap("optimizer")
-        ema.update()
+        if self.skips.judge(step, norm, seen, self._gradients.norms):
+            ema.update()
         clock.lap("ema")
-        metrics |= {"optim/grad_norm": norm, "optim/lr": rate} | self._gradients.metrics(norm)
+        metrics |= {"optim/grad_norm": norm, "optim/lr": rate, "skip/count": self.skips.count} | self._gradients.metrics(norm)
         times = time_metrics(clock)
         speed = self._speed.metrics(times["time/step"], self._samples, residues, cycles / self._passes, times["time/data_wait"])
         return metrics | times | speed
 
-    def _agree(self, outputs: list[StepOutput], step: int, positions: list[int], residues: float) -> tuple[dict[str, float], float]:
-        """The parts' terms averaged and ``residues`` summed over ranks; whether any rank is to stop; refuses a loss that is not finite."""
+    def _agree(self, outputs: list[StepOutput], residues: float) -> tuple[dict[str, float], float]:
+        """The parts' terms averaged and ``residues`` summed over ranks; whether any rank is to stop."""
         rows = [torch.stack([*output.terms, output.lddt_ca]).double() for output in outputs]
         mine = torch.stack(rows).mean(0)
         shared = torch.cat([mine, mine.new_tensor([residues, float(self._stop.raised)])])
         dist.all_reduce(shared)
         *values, residues, stop = (shared / dist.get_world_size()).tolist()
         self.stopped = stop > 0
-        if not math.isfinite(values[0]):
-            raise FoldlineError(f"step {step}: {_blame(mine, positions)}; {REMEDY}")
         names = [*(f"loss/{name}" for name in Loss._fields), "train/lddt_ca"]
         return dict(zip(names, values, strict=True)), residues * dist.get_world_size()
 
@@ -121,19 +115,7 @@ class Stepper:
         return float(torch.nn.utils.get_total_norm(gradients))
 
 
-REMEDY = "nothing of this step was kept; go on from the newest checkpoint with --resume, or start anew with a lower optim.lr"
-
-
-def _blame(mine: Tensor, positions: list[int]) -> str:
-    """Which rank's loss is not finite, which of its terms, and on which samples of the run's order. Collective."""
-    bad = [name for name, value in zip(Loss._fields, mine.tolist(), strict=False) if not math.isfinite(value)]
-    everyone: list[tuple[list[str], list[int]]] = [([], []) for _ in range(dist.get_world_size())]
-    dist.all_gather_object(everyone, (bad, positions))
-    guilty = [f"rank {rank}, samples {where}: {', '.join(terms)}" for rank, (terms, where) in enumerate(everyone) if terms]
-    return f"the loss is not finite ({'; '.join(guilty)})"
-
-
-def _seed(*parts: int) -> int:
+def mixed_seed(*parts: int) -> int:
     """A 63-bit seed from several numbers, so that a step's random numbers do not depend on what ran before it."""
     low, high = np.random.SeedSequence(parts).generate_state(2)
     return (int(high) << 31) ^ int(low)

@@ -58,14 +58,17 @@ def _train(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> Non
         "--launcher", choices=("none", "mpi"), default="none", help="mpi: start the ranks with mpirun; none: ranks already stand"
     )
     sub.add_argument("--ranks", type=int, help="number of ranks to start with --launcher mpi (default 1)")
+    sub.add_argument(
+        "--max-restarts", type=int, default=0, metavar="N", help="with --launcher mpi: start again when a rank was lost (default 0)"
+    )
     sub.add_argument("--resume", action="store_true", help="continue from the newest checkpoint of run.dir")
     sub.set_defaults(run=_run_train)
 
 
 def _run_train(args: argparse.Namespace) -> int:
     if args.launcher == "mpi":
-        from ..cluster.launch import mpirun
         from .config import load_config
+        from .restarts import train_on_ranks
         from .rundir import check_start
         from .start import check_initial
 
@@ -73,8 +76,11 @@ def _run_train(args: argparse.Namespace) -> int:
         check_start(config, args.resume)  # a mistake is told once, before the ranks start
         if not args.resume:
             check_initial(config)
-        rest = ["train", "--config", str(args.config), *(f"--set={o}" for o in args.overrides), *(["--resume"] if args.resume else [])]
-        return mpirun(1 if args.ranks is None else args.ranks, rest)
+        rest = ["train", "--config", str(args.config), *(f"--set={o}" for o in args.overrides)]
+        ranks = 1 if args.ranks is None else args.ranks
+        return train_on_ranks(ranks, rest, Path(config.run.dir), args.resume, args.max_restarts)
+    if args.max_restarts:
+        raise FoldlineError(f"--max-restarts {args.max_restarts} needs --launcher mpi; elsewhere the scheduler starts a job again")
     if args.ranks is not None:
         raise FoldlineError(f"--ranks {args.ranks} needs --launcher mpi; without a launcher the ranks that already stand train")
     from .loop import train_command

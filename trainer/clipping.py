@@ -8,7 +8,7 @@ ZeRO stage, two where a rank has several samples per step (docs/training.md has 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, Protocol
 
@@ -22,7 +22,10 @@ from .config import RunConfig, passes_per_step
 
 
 class Gradients(Protocol):
-    """How the losses of one optimizer step become its gradient."""
+    """How the losses of one optimizer step become its gradient. ``norms``: of this rank's samples, where they are clipped one by one."""
+
+    @property
+    def norms(self) -> Sequence[Tensor]: ...
 
     def collecting(self) -> AbstractContextManager[None]:
         """Every forward and backward pass of a step happens inside; when it ends the gradient is averaged over the ranks. Collective."""
@@ -48,6 +51,7 @@ class BatchGradients:
     """Micro-batches whole; DeepSpeed averages, and clips the step's gradient by its norm."""
 
     def __init__(self, engine: Any, limit: float) -> None:
+        self.norms: Sequence[Tensor] = ()
         self._engine = engine
         self._limit = limit
 
@@ -78,11 +82,11 @@ class SampleGradients:
         self._samples = config.run.micro_batch * passes_per_step(config, dist.get_world_size())
         self._parameters = [p for p in engine.module.parameters() if p.requires_grad]
         self._sum: list[Tensor] = []
-        self._norms: list[Tensor] = []
+        self.norms: list[Tensor] = []
 
     @contextmanager
     def collecting(self) -> Iterator[None]:
-        self._sum, self._norms = [], []
+        self._sum, self.norms = [], []
         with self._engine.coalesce_grad_reduction() if self._reduces else self._engine.no_sync():
             yield
         if not self._reduces:
@@ -96,7 +100,7 @@ class SampleGradients:
         """The sample's gradient, scaled in place to its share of the rank's mean."""
         gradients = [p.grad for p in self._parameters if p.grad is not None]
         norm = torch.nn.utils.get_total_norm(gradients)
-        self._norms.append(norm)
+        self.norms.append(norm)
         torch._foreach_mul_(gradients, self._limit / norm.clamp(min=self._limit) / self._samples)  # a norm that is not finite stays so
         return gradients
 
@@ -116,7 +120,7 @@ class SampleGradients:
             parameter.grad = None
 
     def metrics(self, norm: float) -> dict[str, float]:
-        mine = torch.stack(self._norms).double()
+        mine = torch.stack(self.norms).double()
         everyone = [torch.empty_like(mine) for _ in range(dist.get_world_size())]
         dist.all_gather(everyone, mine)
         norms = torch.cat(everyone)

@@ -50,9 +50,12 @@ class RunSection:
     keep_last: int = 3  # checkpoints
     keep_best: int = 0  # further checkpoints: the best by ``validate.metric``, the very best also as weights/best.safetensors
     log_every: int = 10  # steps between printed lines
+    skip_budget: int = 3  # steps within the last ``skip_window`` that may be skipped because they were not finite; 0 = none
+    skip_window: int = 100  # steps
     threads: int = 0  # per rank; 0 = usable cores / ranks of the host
     device: str = "auto"  # "cpu", "cuda"; auto = cuda where torch sees one
     collective_timeout: float = 600.0  # seconds until a collective with a lost rank is an error
+    deterministic: bool = False  # the same bits each time on the same hardware, slower on CUDA; an operation that cannot is an error
 
 
 @dataclass(frozen=True)
@@ -140,6 +143,7 @@ def check(config: RunConfig) -> None:
         (0 < optim.decay <= 1, f"optim.decay = {optim.decay} is not within (0, 1]"),
         (optim.clip in ("sample", "batch", "none"), f"optim.clip = {optim.clip!r} is none of sample, batch, none"),
         (optim.clip_norm > 0, f'optim.clip_norm = {optim.clip_norm} is not above 0; optim.clip = "none" switches clipping off'),
+        (run.skip_budget >= 0, f"run.skip_budget = {run.skip_budget} is negative; 0 ends the run at the first step that is not finite"),
         (run.batch >= 0, f"run.batch = {run.batch} is negative; 0 leaves it to run.accumulate"),
         (
             run.batch == 0 or run.accumulate == 1,
@@ -196,7 +200,7 @@ def _validation_rules(config: RunConfig) -> list[tuple[bool, str]]:
     ]
 
 
-POSITIVE = ("steps", "micro_batch", "accumulate", "checkpoint_every", "keep_last", "log_every")
+POSITIVE = ("steps", "micro_batch", "accumulate", "checkpoint_every", "keep_last", "log_every", "skip_window")
 # A resumed run keeps these; the rest (how long, how often, where logs go) may change between starts.
 FIXED = ("model", "data", "features", "optim", "run.seed", "run.micro_batch", "run.accumulate", "run.batch")
 # A store may move and be read by more workers; its content hash is compared instead.

@@ -99,6 +99,8 @@ def start_process_group(config: RunConfig, ranks: RankInfo) -> torch.device:
     require_deepspeed()
     device = choose_device(config, ranks)
     torch.set_num_threads(config.run.threads or max(1, len(os.sched_getaffinity(0)) // ranks.local_world))
+    if config.run.deterministic:
+        make_deterministic()
     if device.type == "cuda":
         torch.cuda.set_device(device)
     # DeepSpeed reads the place of a rank from these, and would otherwise look for an MPI of its own.
@@ -129,6 +131,15 @@ def start_process_group(config: RunConfig, ranks: RankInfo) -> torch.device:
             f"the launcher ({ranks.source}) must name rank 0's host and a port that is free there"
         ) from None
     return device
+
+
+def make_deterministic() -> None:
+    """torch refuses operations whose result depends on the order in which threads arrive; to be called before CUDA's first use."""
+    os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"
+    torch.use_deterministic_algorithms(True)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # costs time and hides no race here
+    torch.backends.cudnn.deterministic = True
+    torch.backends.cudnn.benchmark = False
 
 
 def initialize(module: nn.Module, config: RunConfig, world: int) -> Any:

@@ -19,6 +19,7 @@ from .checkpoint import Checkpoints
 from .config import RunConfig, load_config, passes_per_step, samples_per_step
 from .ema import Ema
 from .engine import deepspeed_json, initialize, require_deepspeed, start_process_group, stop_process_group
+from .heartbeat import Heartbeat, LostRankError, end
 from .partitions import master_partitions
 from .recorder import Recorder
 from .rundir import RunDir, check_start
@@ -42,6 +43,9 @@ def train_command(config_path: Path, overrides: Sequence[str], resume: bool) -> 
         code = train(config, resume)
         dist.barrier()  # ranks end together: a launcher kills the rest when the first leaves with a code
         return code
+    except LostRankError as lost:
+        end(str(lost))
+        raise
     finally:
         stop_process_group()
 
@@ -67,10 +71,12 @@ def train(config: RunConfig, resume: bool) -> int:
             checkpoints.load(engine, ema, path)
             step, mlflow_run = manifest.step, manifest.mlflow_run
             recorder.say(f"going on from {path}")
+        places = rank_map(ranks)
+        heartbeat = held.enter_context(Heartbeat(run.ranks, ranks, places, config.run.collective_timeout))
         loader = held.enter_context(open_loader(config, store, ranks, step))
         stepper = Stepper(engine, iter(loader), config, device)
         validator = Validator(config, store, loader.order.chain_ids, device) if inline else None
-        recorder.start(step if resume else None, mlflow_run, deepspeed_json(config, ranks.world), rank_map(ranks), store)
+        recorder.start(step if resume else None, mlflow_run, deepspeed_json(config, ranks.world), places, store)
         if imported is not None:
             recorder.imported(*imported)
         for line in describe(find_policy(config.deepspeed.precision)):
@@ -82,15 +88,19 @@ def train(config: RunConfig, resume: bool) -> int:
         verdict = agree(run.journal, config, checkpoints.steps())
         while step < config.run.steps and not stepper.stopped and not verdict.ends:
             step += 1
-            recorder.trained(step, stepper.advance(step, ema))
+            heartbeat.at(step, "training")
+            recorder.trained(step, stepper.advance(step, ema), stepper.skips.notice)
+            stepper.skips.check_budget(step)
             last = step == config.run.steps
             saves = last or stepper.stopped or step % config.run.checkpoint_every == 0
             judged = validator and (last or (config.validate.every and step % config.validate.every == 0))
             if validator and judged:
+                heartbeat.at(step, "validating")
                 recorder.validated(step, validator.run(checkpoints.weights(engine, ema.averages)), validator.chains)
             if judged or saves:
                 verdict = agree(run.journal, config, [*checkpoints.steps(), step])
             if saves or verdict.ends or step in verdict.best:
+                heartbeat.at(step, "saving")
                 samples = step * samples_per_step(config, ranks.world)
                 recorder.saved(step, str(checkpoints.save(engine, ema, step, samples, recorder.mlflow_run, verdict.best)))
         if verdict.ends:

@@ -76,15 +76,18 @@ class Recorder:
             loss, lddt = metrics["imported/loss/total"], metrics["imported/lddt_ca"]
             self.say(f"{said}; before step 1: loss {loss:.3f}, lDDT-Cα {lddt:.3f}, on the first step's samples without dropout")
 
-    def trained(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Record a step; print the means of the last few every ``run.log_every`` steps."""
+    def trained(self, step: int, metrics: Mapping[str, float], skipped: str) -> None:
+        """Record a step; print the means of the last few every ``run.log_every`` steps, and ``skipped``, why this one moved nothing."""
         if self._sampler is not None:
             self._sampler.step = step
         if not self.active:
             return
         self._journal.append("train", step, metrics)
-        self._window.append(metrics)
-        if step % self._config.run.log_every == 0 or step == self._config.run.steps:
+        if skipped:
+            self.say(skipped)
+        else:
+            self._window.append(metrics)
+        if self._window and (step % self._config.run.log_every == 0 or step == self._config.run.steps):
             self.say(progress_line(step, self._config.run.steps, self._window))
             self._window.clear()
 

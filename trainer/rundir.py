@@ -28,6 +28,8 @@ class RunDir:
         self.weights = root / "weights" / "ema.safetensors"
         self.best = root / "weights" / "best.safetensors"
         self.validation = root / "validation"
+        self.replays = root / "replays"
+        self.ranks = root / "ranks"
         self.journal = root / "metrics.jsonl"
         self.plots = root / "plots"
         self.summary = root / "summary.json"

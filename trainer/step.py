@@ -17,6 +17,7 @@ from ..model.precision import apply_precision, find_policy
 from ..model.remat import checkpoint_blocks, recompute
 from .config import RunConfig
 from .engine import deepspeed_checkpoint
+from .skip import poison
 
 T = TypeVar("T")
 
@@ -49,7 +50,7 @@ class TrainingStep(nn.Module):
             positions = output.structure.positions.float()
             lddt = lddt_ca(positions[..., CA, :], targets.positions[..., CA, :], targets.atom_mask[..., CA]).mean
         scaled = scale_by_length(loss.total, features.seq_mask)
-        return StepOutput(scaled, Loss(*(term.detach().mean() for term in loss)), lddt.mean())
+        return StepOutput(poison(scaled), Loss(*(term.detach().mean() for term in loss)), lddt.mean())
 
 
 def to_device(value: T, device: torch.device) -> T:

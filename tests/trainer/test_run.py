@@ -198,7 +198,14 @@ def test_stop_and_resume_equal_the_uninterrupted_run_bit_for_bit(whole: Run, sto
 
 def test_a_loss_that_is_not_finite_ends_the_run_and_is_not_saved(store: Path, tmp_path: Path) -> None:
     config = write_config(tmp_path, store)
-    overrides = ["optim.lr=1e30", "optim.warmup_samples=0", "deepspeed.zero_stage=0", "tracking.mlflow=false", "run.checkpoint_every=1"]
+    overrides = [
+        "optim.lr=1e30",
+        "optim.warmup_samples=0",
+        "deepspeed.zero_stage=0",
+        "tracking.mlflow=false",
+        "run.checkpoint_every=1",
+        "run.skip_budget=0",
+    ]
     done = subprocess.run(command(config, overrides=overrides, ranks=1), capture_output=True, text=True, timeout=240, check=False)
     assert done.returncode == 2, done.stdout + done.stderr
     assert "foldline: step 2: " in done.stderr

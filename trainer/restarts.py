@@ -1,0 +1,73 @@
+"""``--max-restarts``: the ranks of this host are started again from the newest checkpoint when a rank was lost."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from ..cluster.launch import mpirun
+from .rundir import RunDir
+
+FINAL = (0, 2, 75, 130)  # done, wrong input or over a budget, stopped by a signal, interrupted: starting again would not help
+PATIENCE = 60.0  # seconds that ranks without a launcher may take to notice
+
+
+def train_on_ranks(ranks: int, arguments: Sequence[str], root: Path, resume: bool, restarts: int) -> int:
+    """Run ``foldline ARGUMENTS`` on ``ranks`` processes, and again with --resume, at most ``restarts`` times. The last exit code."""
+    run = RunDir(root)
+    for number in range(1, restarts + 2):
+        code = mpirun(ranks, [*arguments, *(["--resume"] if resume else [])])
+        if code in FINAL or number > restarts:
+            if code not in FINAL and restarts:
+                _say(f"the ranks ended with code {code} after {restarts} restarts, which is all that --max-restarts allows")
+            return code
+        left = _still_running(run)
+        if left:
+            _say(f"the ranks ended with code {code}, but processes {left} of them still run; end these, then start again with --resume")
+            return code
+        newest = max(run.checkpoints.glob("step_*/manifest.json"), default=None)
+        resume = newest is not None
+        if newest is not None:
+            where = f"from {newest.parent}"
+        else:
+            where = f"from the beginning, for there is no checkpoint yet; what there was is in {_set_aside(run)}"
+        _say(f"the ranks ended with code {code}; restart {number} of {restarts} {where}")
+    raise AssertionError("the last round returns")
+
+
+def _still_running(run: RunDir) -> list[int]:
+    """Ranks of this host that outlive their launcher; they end by themselves at their next heartbeat, so wait for that."""
+    here, end = socket.gethostname(), time.monotonic() + PATIENCE
+    while True:
+        pids = []
+        for path in run.ranks.glob("rank_*.json"):
+            try:
+                about = json.loads(path.read_text())
+                if about["host"] == here:
+                    os.kill(int(about["pid"]), 0)
+                    pids.append(int(about["pid"]))
+            except (OSError, ValueError, KeyError, TypeError):
+                continue
+        if not pids or time.monotonic() > end:
+            return pids
+        time.sleep(0.2)
+
+
+def _set_aside(run: RunDir) -> Path:
+    """Rename a run directory without a checkpoint, so that a new start finds none; nothing of it is deleted."""
+    for number in range(1, sys.maxsize):
+        aside = run.root.with_name(f"{run.root.name}.lost_{number}")
+        if not aside.exists():
+            if run.root.exists():
+                run.root.rename(aside)
+            return aside
+    raise AssertionError("there is always a free number")
+
+
+def _say(message: str) -> None:
+    print(f"foldline: {message}", file=sys.stderr, flush=True)
