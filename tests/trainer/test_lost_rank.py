@@ -14,7 +14,7 @@ import pytest
 from safetensors.torch import load_file
 
 from foldline.cli import main
-from foldline.cluster.ranks import RankInfo
+from foldline.cluster.ranks import RankInfo, discover
 from foldline.data_store.ingest import ingest
 from foldline.trainer.heartbeat import LOST, Heartbeat, Watch
 from foldline.trainer.journal import read_journal
@@ -86,7 +86,7 @@ def test_a_killed_rank_is_restarted_from_the_newest_checkpoint(store: Path, tmp_
     assert job.weights() == whole.weights()
 
 
-@pytest.mark.parametrize("number", [0, 1])
+@pytest.mark.parametrize("number", [pytest.param(0, marks=pytest.mark.slow), 1])
 def test_a_hanging_rank_is_named_in_time(store: Path, tmp_path: Path, number: int) -> None:
     job = Job(tmp_path, store)
     job.wait_for_checkpoint()
@@ -98,11 +98,41 @@ def test_a_hanging_rank_is_named_in_time(store: Path, tmp_path: Path, number: in
     assert took < TIMEOUT + 8  # and what mpirun takes to end the stopped one
 
 
+@pytest.mark.slow
 def test_ranks_end_with_their_launcher(store: Path, tmp_path: Path) -> None:
     job = Job(tmp_path, store)
     job.wait_for_checkpoint()
     job.process.kill()
     assert job.end()[0] == -signal.SIGKILL
+
+
+def test_a_survivor_names_the_dead_rank_where_no_launcher_ends_it(store: Path, tmp_path: Path) -> None:
+    config, port = write_config(tmp_path, store), discover({}).port  # a free one
+    settings = ["run.steps=1000000", "run.checkpoint_every=1000000", f"run.collective_timeout={TIMEOUT}"]
+    program = [sys.executable, "-m", "foldline.cli", "train", "--config", str(config), *(f"--set={setting}" for setting in settings)]
+    ranks = []
+    for number in range(2):
+        place = {
+            "RANK": number,
+            "LOCAL_RANK": number,
+            "WORLD_SIZE": 2,
+            "LOCAL_WORLD_SIZE": 2,
+            "MASTER_PORT": port,
+            "TORCHELASTIC_RUN_ID": "x",
+        }
+        environment = os.environ | {"MASTER_ADDR": "127.0.0.1"} | {name: str(value) for name, value in place.items()}
+        ranks.append(subprocess.Popen(program, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True))
+    journal, end = tmp_path / "run" / "metrics.jsonl", time.monotonic() + 200
+    while not journal.exists() or '"train"' not in journal.read_text():
+        assert all(rank.poll() is None for rank in ranks), ranks[0].communicate()
+        assert time.monotonic() < end
+        time.sleep(0.02)
+    ranks[1].kill()
+    _, errors = ranks[0].communicate(timeout=TIMEOUT)
+    ranks[1].communicate()
+    assert ranks[0].returncode == LOST, errors
+    assert f"rank 1 on {os.uname().nodename} (process {ranks[1].pid}" in errors
+    assert "Traceback" not in errors
 
 
 def test_silence_is_a_file_that_stays_as_it_is(tmp_path: Path) -> None:

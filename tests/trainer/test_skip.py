@@ -122,7 +122,15 @@ def optimizer_state(run: Path, step: int) -> list[torch.Tensor]:
     ]
 
 
-@pytest.mark.parametrize(("stage", "more"), [(0, ()), (2, ("optim.clip=sample",)), (3, ()), (1, ("run.accumulate=2",))])
+@pytest.mark.parametrize(
+    ("stage", "more"),
+    [
+        (0, ()),
+        (2, ("optim.clip=sample",)),
+        pytest.param(3, (), marks=pytest.mark.slow),
+        pytest.param(1, ("run.accumulate=2",), marks=pytest.mark.slow),
+    ],
+)
 def test_a_step_with_an_absurd_chain_moves_nothing(absurd: Path, tmp_path: Path, stage: int, more: tuple[str, ...]) -> None:
     config, run = write_config(tmp_path, absurd), tmp_path / "run"
     done = train(config, 2, f"deepspeed.zero_stage={stage}", *more)
