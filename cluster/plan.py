@@ -93,7 +93,10 @@ def working_bytes(parameters: int, how: Sharding) -> dict[str, float]:
     """Bytes that a backward pass needs besides activations."""
     share = parameters / how.world
     gradients = float(parameters) if how.stage <= 1 or how.by_sample else 0.0  # stage 1 shares out the optimizer alone
-    gradients += share if how.stage > 1 or (how.stage and how.by_sample) else 0.0
+    if how.by_sample:
+        gradients += share if how.stage else 0.0
+    elif how.stage > 1:
+        gradients += share * (2 if how.samples > 1 else 1)  # the passes before, and this one's
     gradients += parameters if how.by_sample and how.samples > 1 else 0
     buckets = 4.0 * how.bucket * (2 if how.overlapped else 1) if how.stage else 0.0
     return {"gradients": gradients, "buckets": buckets, "gathered": float(parameters) if how.stage == 3 else 0.0}

@@ -74,8 +74,8 @@ def held(stage: int, clip: str) -> dict[str, float | str]:
             now += event.nbytes()
             peak = max(peak, now)
     how, parameters = plan.sharding(config, 2), plan.parameter_bytes(WIDE)
-    planned = sum(state_bytes(parameters, how).values())
-    working = sum(working_bytes(parameters, how).values())
+    planned, working = sum(state_bytes(parameters, how).values()), working_bytes(parameters, how)
+    standing = parameters / 2 + working["buckets"] if stage == 3 else 0.0  # DeepSpeed keeps these between steps there
     activations = plan.cost_of(config, FEATURES.crop_size, 1).peak
     engine.destroy()
     return {
@@ -83,9 +83,9 @@ def held(stage: int, clip: str) -> dict[str, float | str]:
         "clip": clip,
         "parameters": parameters,
         "state": state,
-        "planned_state": planned,
+        "planned_state": planned + standing,
         "peak": state + peak,
-        "planned_peak": planned + working + activations,
+        "planned_peak": planned + sum(working.values()) + activations,
     }
 
 
