@@ -1,8 +1,8 @@
-"""Checkpoints that are whole or absent: written aside by all ranks, hashed, named in a manifest, renamed into place.
+"""What a checkpoint is on the disk: a folder that is whole or absent, named files and their hashes in a manifest.
 
-``RUN/checkpoints/step_00000100/`` holds DeepSpeed's state, one file per rank with its share of the EMA, the whole model and EMA as
-safetensors, the resolved config, and ``manifest.json`` with the hash of every file. Nothing else is needed to go on: the sample order, the
-recycles and the random numbers of a step are functions of seed, step and rank.
+``RUN/checkpoints/step_00000100/`` holds one file per rank with its share of weights, EMA and Adam's moments (``checkpoint_state.py``), the
+whole model and EMA as safetensors, the resolved config, and ``manifest.json`` with the hash of every file. Nothing else is needed to go
+on: the sample order, the recycles and the random numbers of a step are functions of seed, step and place in the order.
 """
 
 from __future__ import annotations
@@ -11,32 +11,29 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
-import torch.distributed as dist
-from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, uint8
 
 from ..errors import FoldlineError
-from ..model.weights import save_weights
-from .ema import Ema
-from .partitions import gather, master_partitions
-from .rundir import RunDir, write_atomic
+from ..model.weights import read_weights, save_weights
+from .rundir import write_atomic
 
-SCHEMA = 1
-STATE = "deepspeed"  # folder of DeepSpeed's files within a checkpoint
-MODULE_PREFIX = "model."  # the network's name within the training step
+SCHEMA = 2
+MODEL, EMA, CONFIG, MANIFEST = "model.safetensors", "ema.safetensors", "config.json", "manifest.json"
 
 
 @dataclass(frozen=True)
 class Manifest:
-    """What ``manifest.json`` says. The place in the sample order is ``step``: the order is a function of seed and step."""
+    """What ``manifest.json`` says. The place in the run's sample order is ``samples``."""
 
     step: int
-    samples: int
+    samples: int  # consumed by all ranks together, alike in every step
+    updates: int  # that Adam made: its bias correction counts them
+    skipped: int  # steps that were not finite and moved nothing
     world: int
     zero_stage: int
     store: str  # content hash of the feature store
@@ -44,152 +41,141 @@ class Manifest:
     files: dict[str, str]  # path within the checkpoint -> sha256
     schema: int = SCHEMA
 
-
-@dataclass(frozen=True)
-class Checkpoints:
-    """Saving and finding the checkpoints of one run. Every method but ``steps`` is collective: all ranks call it."""
-
-    run: RunDir
-    zero_stage: int
-    keep_last: int
-    store: str
-    publish_best: bool = True  # False where a side job says which is the best and keeps ``weights/best.safetensors``
-
-    def save(self, engine: Any, ema: Ema, step: int, samples: int, mlflow_run: str, best: Sequence[int] = ()) -> Path:
-        """Write the state after ``step`` steps; returns the checkpoint's directory. The steps ``best`` are kept beyond ``keep_last``."""
-        final = self.run.checkpoints / f"step_{step:08d}"
-        partial = self.run.checkpoints / f".partial_{step:08d}"
-        rank = dist.get_rank()
-        if rank == 0:
-            for abandoned in self.run.checkpoints.glob(".partial_*"):
-                shutil.rmtree(abandoned, ignore_errors=True)
-            partial.mkdir(parents=True)
-        dist.barrier()
-        engine.save_checkpoint(str(partial), tag=STATE, save_latest=False)
-        _save_rank(partial / f"rank_{rank:05d}.safetensors", ema)
-        averaged = self.weights(engine, ema.averages)
-        plain = self.weights(engine, master_partitions(engine, self.zero_stage))
-        if rank == 0:
-            about = {"step": str(step), "samples": str(samples)}
-            save_weights(partial / "model.safetensors", plain, about | {"weights": "model"})
-            save_weights(partial / "ema.safetensors", averaged, about | {"weights": "ema"})
-            shutil.copyfile(self.run.config, partial / "config.json")
-        dist.barrier()
-        files = _hash_shared(partial, _files(partial), sync=True)
-        if rank == 0:
-            manifest = Manifest(step, samples, dist.get_world_size(), self.zero_stage, self.store, mlflow_run, files)
-            write_atomic(partial / "manifest.json", json.dumps(asdict(manifest), indent=2) + "\n")
-            _remove(final)
-            os.replace(partial, final)
-            _sync_directory(self.run.checkpoints)
-            publish(final / "ema.safetensors", self.run.weights)
-            if best and self.publish_best:
-                publish(self._path(best[0]) / "ema.safetensors", self.run.best)
-            for old in self.steps()[: -self.keep_last]:
-                if old not in best:
-                    _remove(self._path(old))
-        dist.barrier()
-        return final
-
-    def weights(self, engine: Any, partitions: Sequence[Tensor]) -> dict[str, Tensor]:
-        """The network's whole state dict from values laid out like the optimizer's fp32 partitions."""
-        named = gather(engine, self.zero_stage, partitions) | dict(engine.module.named_buffers())
-        return {name.removeprefix(MODULE_PREFIX): value for name, value in named.items() if name.startswith(MODULE_PREFIX)}
-
-    def steps(self) -> list[int]:
-        """Steps with a committed checkpoint, oldest first."""
-        return sorted(int(path.parent.name.removeprefix("step_")) for path in self.run.checkpoints.glob("step_*/manifest.json"))
-
-    def newest(self, tell: Callable[[str], None]) -> tuple[Path, Manifest]:
-        """The newest checkpoint whose files all have their hashes; ``tell`` gets one message for each that does not.
-
-        Raises FoldlineError where none is whole, and where ranks, ZeRO stage or store are not the ones that wrote it.
-        """
-        for step in reversed(self.steps()):
-            path = self._path(step)
-            try:
-                manifest = read_manifest(path)
-                problems = _damage(path, manifest)
-            except FoldlineError as error:
-                problems = [str(error)]
-            else:
-                if not problems:
-                    self._check_fits(manifest)
-                    return path, manifest
-            tell(f"checkpoint {path} is damaged ({'; '.join(problems)}); trying the one before it")
-        raise FoldlineError(f"no checkpoint in {self.run.checkpoints} is whole; start again in another run.dir")
-
-    def load(self, engine: Any, ema: Ema, path: Path) -> None:
-        """Put the state of a verified checkpoint into engine and EMA."""
-        engine.load_checkpoint(str(path), tag=STATE)
-        _load_rank(path / f"rank_{dist.get_rank():05d}.safetensors", ema)
-
-    def _path(self, step: int) -> Path:
-        return self.run.checkpoints / f"step_{step:08d}"
-
-    def _check_fits(self, manifest: Manifest) -> None:
-        world = dist.get_world_size()
-        if (manifest.world, manifest.zero_stage) != (world, self.zero_stage):
-            raise FoldlineError(
-                f"--resume: the checkpoint was written by {manifest.world} ranks at ZeRO stage {manifest.zero_stage}, "
-                f"this start has {world} at stage {self.zero_stage}; start with the same"
-            )
-        if manifest.store != self.store:
-            raise FoldlineError(
-                "--resume: data.store holds other data than the run was trained on (content hash differs); give the same store"
-            )
+    @property
+    def batch(self) -> int:
+        """Samples of one optimizer step."""
+        return self.samples // self.step
 
 
-def _save_rank(path: Path, ema: Ema) -> None:
-    save_file({f"ema.{i}": average.detach().cpu().contiguous() for i, average in enumerate(ema.averages)}, path)
+class Found(NamedTuple):
+    """A checkpoint that can be gone on from."""
+
+    path: Path
+    manifest: Manifest
 
 
-def _load_rank(path: Path, ema: Ema) -> None:
-    state = load_file(path)
-    ema.load([state[f"ema.{i}"] for i in range(len(ema.averages))])
+def folder_of(place: Path, step: int) -> Path:
+    """Where the checkpoint of ``step`` lies in ``place``."""
+    return place / f"step_{step:08d}"
 
 
-def _files(folder: Path) -> list[str]:
-    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+def partial_of(place: Path, step: int) -> Path:
+    """Where it is while it is being written."""
+    return place / f".partial_{step:08d}"
 
 
-def _hash_shared(folder: Path, names: list[str], *, sync: bool) -> dict[str, str]:
-    """sha256 of each file, "" for one that cannot be read; the ranks share the work. ``sync`` also forces the files to the disk."""
-    mine = {name: _hash(folder / name, sync) for name in names[dist.get_rank() :: dist.get_world_size()]}
-    everyone: list[dict[str, str]] = [{} for _ in range(dist.get_world_size())]
-    dist.all_gather_object(everyone, mine)
-    return {name: digest for part in everyone for name, digest in part.items()}
+def committed(place: Path) -> list[int]:
+    """Steps with a committed checkpoint in ``place``, oldest first."""
+    return sorted(int(path.parent.name.removeprefix("step_")) for path in place.glob(f"step_*/{MANIFEST}"))
 
 
-def _hash(path: Path, sync: bool) -> str:
-    try:
-        with path.open("rb") as file:
-            if sync:
-                os.fsync(file.fileno())
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError:
-        return ""
+def rank_file(rank: int) -> str:
+    """The name of a rank's share."""
+    return f"rank_{rank:05d}.safetensors"
 
 
 def read_manifest(path: Path) -> Manifest:
     """The manifest of the checkpoint in the folder ``path``. FoldlineError where it is absent, damaged or of another schema."""
     try:
-        data = json.loads((path / "manifest.json").read_text())
+        data = json.loads((path / MANIFEST).read_text())
         if data["schema"] != SCHEMA:
-            raise FoldlineError(f"manifest.json has schema {data['schema']}, this version reads {SCHEMA}")
+            raise FoldlineError(f"{MANIFEST} has schema {data['schema']}, this version reads {SCHEMA}")
         return Manifest(**data)
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise FoldlineError(f"manifest.json is not readable: {error}") from None
+        raise FoldlineError(f"{MANIFEST} is not readable: {error}") from None
 
 
-def _damage(path: Path, manifest: Manifest) -> list[str]:
-    """One text per file that is gone or has other bytes than were written; the same list on all ranks."""
-    found = _hash_shared(path, sorted(manifest.files), sync=False)
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], about: Mapping[str, str]) -> str:
+    """Write safetensors, force them to the disk, read them back and compare; the file's sha256.
+
+    FoldlineError where the file cannot be written or holds other bits than were given.
+    """
+    save_weights(path, tensors, about)
+    sync_file(path)
+    digest = file_hash(path)
+    found, _ = read_weights(path)
+    wrong = [name for name, tensor in tensors.items() if name not in found or not _same_bits(tensor, found[name])]
+    if wrong or not digest:
+        raise FoldlineError(f"{path} was read back with other values than were written ({', '.join(wrong[:3])}); the disk is not reliable")
+    return digest
+
+
+def _same_bits(one: Tensor, other: Tensor) -> bool:
+    if (one.dtype, one.shape) != (other.dtype, other.shape):
+        return False
+    return bool((one.reshape(-1).view(uint8).numpy() == other.reshape(-1).view(uint8).numpy()).all())
+
+
+def sync_file(path: Path) -> None:
+    """Force a file to the disk and out of the cache, so that what is read next comes from the disk."""
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+
+def file_hash(path: Path) -> str:
+    """The sha256 of a file, "" for one that cannot be read."""
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError:
+        return ""
+
+
+def damage(manifest: Manifest, found: Mapping[str, str]) -> list[str]:
+    """One text per file that is gone or has other bytes than were written; ``found`` are the hashes of the files as they are now."""
     return [
-        f"{name} {'has other bytes than were written' if found[name] else 'is missing or unreadable'}"
+        f"{name} {'has other bytes than were written' if found.get(name) else 'is missing or unreadable'}"
         for name, digest in manifest.files.items()
-        if found[name] != digest
+        if found.get(name) != digest
     ]
+
+
+def commit(place: Path, manifest: Manifest) -> Path:
+    """Make the partial checkpoint in ``place``, whose files are all on the disk, the one of its step; returns its folder."""
+    partial, final = partial_of(place, manifest.step), folder_of(place, manifest.step)
+    write_atomic(partial / MANIFEST, json.dumps(asdict(manifest), indent=2) + "\n")
+    sync_folder(partial)
+    remove(final)
+    os.replace(partial, final)
+    sync_folder(place)
+    return final
+
+
+def copy_checkpoint(source: Path, place: Path, manifest: Manifest) -> Path:
+    """Copy a committed checkpoint to another place, where it is whole or absent too. FoldlineError where the copy differs."""
+    partial = partial_of(place, manifest.step)
+    sweep(place)
+    partial.mkdir(parents=True)
+    for name in manifest.files:
+        shutil.copyfile(source / name, partial / name)
+        sync_file(partial / name)
+    problems = damage(manifest, {name: file_hash(partial / name) for name in manifest.files})
+    if problems:
+        raise FoldlineError(f"{partial}: {'; '.join(problems)}")
+    return commit(place, manifest)
+
+
+def sweep(place: Path) -> None:
+    """Delete what a start that was cut short left unfinished."""
+    for abandoned in place.glob(".partial_*"):
+        shutil.rmtree(abandoned, ignore_errors=True)
+
+
+def superfluous(steps: Sequence[int], newest: int, keep_last: int, keep_every: int, best: Collection[int]) -> list[int]:
+    """Which of the rising ``steps`` to delete once ``newest`` is committed: neither among the last, nor a multiple, nor one of the best.
+
+    Steps beyond ``newest`` are of a start that ended otherwise, and go: they would be taken for the newest.
+    """
+    before = [step for step in steps if step <= newest]
+    kept = {*before[-keep_last:], *best} | {step for step in before if keep_every and step % keep_every == 0}
+    return [step for step in steps if step > newest or step not in kept]
+
+
+def remove(path: Path) -> None:
+    """Delete a checkpoint, its manifest first: a deletion cut short leaves nothing that looks like a checkpoint."""
+    (path / MANIFEST).unlink(missing_ok=True)
+    shutil.rmtree(path, ignore_errors=True)
 
 
 def publish(source: Path, target: Path) -> None:
@@ -206,13 +192,8 @@ def publish(source: Path, target: Path) -> None:
     os.replace(partial, target)
 
 
-def _remove(path: Path) -> None:
-    """Delete a checkpoint, its manifest first: a deletion cut short leaves nothing that looks like a checkpoint."""
-    (path / "manifest.json").unlink(missing_ok=True)
-    shutil.rmtree(path, ignore_errors=True)
-
-
-def _sync_directory(path: Path) -> None:
+def sync_folder(path: Path) -> None:
+    """Force the names in a folder to the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

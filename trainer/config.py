@@ -47,7 +47,10 @@ class RunSection:
     init_weights: str = ""  # safetensors to start from; "" = random
     init_fresh: tuple[str, ...] = ()  # modules of the network that ``init_weights`` may lack, e.g. "heads.pae"
     checkpoint_every: int = 100  # steps
+    checkpoint_async: bool = True  # write beside the training, which goes on once its state is copied to the host
+    checkpoint_mirror: str = ""  # a second place for every checkpoint, of this run alone and seen by all ranks; "" = none
     keep_last: int = 3  # checkpoints
+    keep_every: int = 0  # further checkpoints: every step that is a multiple of this; 0 = none
     keep_best: int = 0  # further checkpoints: the best by ``validate.metric``, the very best also as weights/best.safetensors
     log_every: int = 10  # steps between printed lines
     skip_budget: int = 3  # steps within the last ``skip_window`` that may be skipped because they were not finite; 0 = none
@@ -144,6 +147,7 @@ def check(config: RunConfig) -> None:
         (optim.clip in ("sample", "batch", "none"), f"optim.clip = {optim.clip!r} is none of sample, batch, none"),
         (optim.clip_norm > 0, f'optim.clip_norm = {optim.clip_norm} is not above 0; optim.clip = "none" switches clipping off'),
         (run.skip_budget >= 0, f"run.skip_budget = {run.skip_budget} is negative; 0 ends the run at the first step that is not finite"),
+        (run.keep_every >= 0, f"run.keep_every = {run.keep_every} is negative; 0 keeps none for good"),
         (run.batch >= 0, f"run.batch = {run.batch} is negative; 0 leaves it to run.accumulate"),
         (
             run.batch == 0 or run.accumulate == 1,

@@ -13,15 +13,19 @@ from ..cluster.ranks import RankInfo, discover
 from ..data_store.loader import TrainLoader
 from ..data_store.store import Store
 from ..model.precision import describe, find_policy
+from ..model.weights import load_weights
 from .advance import Stepper
 from .best import agree
-from .checkpoint import Checkpoints
+from .checkpoint import MODEL
+from .checkpoint_writer import Policy
+from .checkpoints import Checkpoints
 from .config import RunConfig, load_config, passes_per_step, samples_per_step
 from .ema import Ema
 from .engine import deepspeed_json, initialize, require_deepspeed, start_process_group, stop_process_group
 from .heartbeat import Heartbeat, LostRankError, end
 from .partitions import master_partitions
 from .recorder import Recorder
+from .resume import going_on, share_out
 from .rundir import RunDir, check_start
 from .start import check_initial, initial_metrics, load_initial
 from .step import TrainingStep
@@ -56,21 +60,25 @@ def train(config: RunConfig, resume: bool) -> int:
     device = start_process_group(config, ranks)
     run, store, stage = RunDir(Path(config.run.dir)), Store.open(Path(config.data.store)), config.deepspeed.zero_stage
     torch.manual_seed(config.run.seed)  # the same weights on every rank
-    module, imported = TrainingStep(config).to(device), None
-    if config.run.init_weights and not resume:
-        imported = import_weights(module, config, store, ranks, device)
-    engine = initialize(module, config, ranks.world)
-    ema = Ema(master_partitions(engine, stage), config.optim.ema_decay)
+    module = TrainingStep(config).to(device)
     inline = config.validate.mode == "inline"
-    checkpoints = Checkpoints(run, stage, config.run.keep_last, store.content_hash, publish_best=inline)
+    policy = Policy(config.run.keep_last, config.run.keep_every, config.run.checkpoint_mirror, inline)
 
     with Recorder(config, run, ranks) as recorder, ExitStack() as held:
-        step, mlflow_run = 0, ""
-        if resume:
-            path, manifest = checkpoints.newest(recorder.say)
-            checkpoints.load(engine, ema, path)
-            step, mlflow_run = manifest.step, manifest.mlflow_run
-            recorder.say(f"going on from {path}")
+        checkpoints = held.enter_context(Checkpoints(run, stage, store.content_hash, policy, asynchronous=config.run.checkpoint_async))
+        step, mlflow_run, imported = 0, "", None
+        found = checkpoints.newest(recorder.say) if resume else None
+        if found:
+            config = share_out(config, found.manifest, ranks.world)
+            load_weights(found.path / MODEL, module.model)
+            step, mlflow_run = found.manifest.step, found.manifest.mlflow_run
+        elif config.run.init_weights:
+            imported = import_weights(module, config, store, ranks, device)
+        engine = initialize(module, config, ranks.world)
+        ema = Ema(master_partitions(engine, stage), config.optim.ema_decay)
+        if found:
+            checkpoints.restore(engine, ema, found)
+            recorder.say(going_on(found, config, ranks.world))
         places = rank_map(ranks)
         heartbeat = held.enter_context(Heartbeat(run.ranks, ranks, places, config.run.collective_timeout))
         loader = held.enter_context(open_loader(config, store, ranks, step))
@@ -101,8 +109,12 @@ def train(config: RunConfig, resume: bool) -> int:
                 verdict = agree(run.journal, config, [*checkpoints.steps(), step])
             if saves or verdict.ends or step in verdict.best:
                 heartbeat.at(step, "saving")
-                samples = step * samples_per_step(config, ranks.world)
-                recorder.saved(step, str(checkpoints.save(engine, ema, step, samples, recorder.mlflow_run, verdict.best)))
+                recorder.saving()
+                checkpoints.save(engine, ema, step, step * samples_per_step(config, ranks.world), recorder.mlflow_run, verdict.best)
+            recorder.tell(checkpoints.news())
+        heartbeat.at(step, "saving")
+        checkpoints.finish()
+        recorder.tell(checkpoints.news())
         if verdict.ends:
             recorder.say(verdict.ends)
         elif step < config.run.steps:

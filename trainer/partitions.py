@@ -7,11 +7,64 @@ views. Stage 3 keeps, per sub-group, the concatenated slices of its parameters.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+
+
+class Piece(NamedTuple):
+    """``length`` values at ``offset`` of a flat partition: those of the parameter ``name`` from its element ``start`` on."""
+
+    name: str
+    start: int
+    offset: int
+    length: int
+
+
+def pieces(engine: Any, stage: int) -> list[list[Piece]]:
+    """What of which parameter lies where in each of ``master_partitions``; padding is in none. No communication."""
+    names = {parameter: name for name, parameter in engine.module.named_parameters()}
+    if stage == 0:
+        return [[Piece(name, 0, 0, parameter.numel())] for parameter, name in names.items() if parameter.requires_grad]
+    if stage == 3:
+        return [_slices(parameters, names) for parameters in engine.optimizer.fp16_groups]
+    optimizer = engine.optimizer
+    partitions = optimizer.single_partition_of_fp32_groups
+    layout = zip(optimizer.bit16_groups, optimizer.bit16_groups_flat, partitions, strict=True)
+    return [_windows(parameters, buffer, len(mine), names) for parameters, buffer, mine in layout]
+
+
+def whole_shapes(engine: Any, stage: int) -> dict[str, tuple[int, ...]]:
+    """The shape of every trained parameter, which ZeRO 3 keeps in pieces."""
+    trained = [(name, p) for name, p in engine.module.named_parameters() if p.requires_grad]
+    return {name: tuple(p.ds_shape if stage == 3 else p.shape) for name, p in trained}
+
+
+def _windows(parameters: Sequence[nn.Parameter], buffer: Tensor, width: int, names: dict[nn.Parameter, str]) -> list[Piece]:
+    """What of the parameters, views into ``buffer``, lies in this rank's ``width`` values of it."""
+    begin = dist.get_rank() * width
+    found = []
+    for parameter in parameters:
+        place = (parameter.data_ptr() - buffer.data_ptr()) // buffer.element_size()
+        first, last = max(place, begin), min(place + parameter.numel(), begin + width)
+        if first < last:
+            found.append(Piece(names[parameter], first - place, first - begin, last - first))
+    return found
+
+
+def _slices(parameters: Sequence[Any], names: dict[nn.Parameter, str]) -> list[Piece]:
+    """This rank's slice of each parameter, one behind the other; the last rank's may be padded or empty."""
+    found, offset = [], 0
+    for parameter in parameters:
+        width = parameter.ds_tensor.ds_numel
+        start = dist.get_rank() * width
+        length = min(width, parameter.ds_numel - start)
+        if length > 0:
+            found.append(Piece(names[parameter], start, offset, length))
+        offset += width
+    return found
 
 
 def master_partitions(engine: Any, stage: int) -> list[Tensor]:

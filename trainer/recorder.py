@@ -69,6 +69,11 @@ class Recorder:
         if self.active:
             self._console.print(message, markup=False)
 
+    def tell(self, lines: Sequence[str]) -> None:
+        """Print several lines."""
+        for line in lines:
+            self.say(line)
+
     def imported(self, said: str, metrics: Mapping[str, float]) -> None:
         """Record what the weights that the run starts from are worth before the first step."""
         if self.active:
@@ -97,11 +102,10 @@ class Recorder:
             for line in self._files.write(step, scores, chains, ""):
                 self.say(line)
 
-    def saved(self, step: int, folder: str) -> None:
-        """Force the journal to the disk with a checkpoint, and say where that is."""
+    def saving(self) -> None:
+        """Force the journal to the disk before a checkpoint that counts on it."""
         if self.active:
             self._journal.sync()
-            self.say(f"checkpoint of step {step}: {folder}")
 
     def stopped(self) -> None:
         """The run was asked to stop and will be resumed."""

@@ -51,18 +51,24 @@ def check_start(config: RunConfig, resume: bool) -> None:
     if not config.data.store.startswith("s3://") and not Path(config.data.store).exists():
         raise FoldlineError(f"data.store = {config.data.store!r} is not there; make it: foldline ingest SOURCE --store {config.data.store}")
     open_order(Path(config.data.store), config.data, config.features)  # says what the store lacks, and why no chain can be trained on
+    mirror = Path(config.run.checkpoint_mirror) if config.run.checkpoint_mirror else None
+    copies = sorted(mirror.glob("step_*/manifest.json")) if mirror else []
     if not resume:
         if run.config.exists():
             raise FoldlineError(f"{run.root} already holds a run; continue it with --resume, or give another run.dir")
+        if copies:
+            raise FoldlineError(f"run.checkpoint_mirror = {str(mirror)!r} already holds checkpoints of a run; give each run its own")
         return
-    if not run.config.exists() or not any(run.checkpoints.glob("step_*/manifest.json")):
+    saved_there = any(run.checkpoints.glob("step_*/manifest.json"))
+    if not copies and not (run.config.exists() and saved_there):
         raise FoldlineError(
             f"--resume: {run.root} holds no checkpoint; start without --resume, or give the run.dir of a run that saved one"
         )
+    described = run.config if run.config.exists() or not copies else copies[-1].with_name("config.json")
     try:
-        saved = json.loads(run.config.read_text())
+        saved = json.loads(described.read_text())
     except (OSError, ValueError) as error:
-        raise FoldlineError(f"{run.config} is not readable: {error}; copy it back from a checkpoint of this run") from None
+        raise FoldlineError(f"{described} is not readable: {error}; copy it back from a checkpoint of this run") from None
     changed = changed_keys(saved, config)
     if changed:
         raise FoldlineError(

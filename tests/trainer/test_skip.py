@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -102,24 +101,9 @@ def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
     return one.keys() == other.keys() and all(one[key].equal(other[key]) for key in one)
 
 
-def adam(value: object) -> list[torch.Tensor]:
-    """Every tensor below ``value``."""
-    if isinstance(value, torch.Tensor):
-        return [value]
-    items: Sequence[object] = list(value.values()) if isinstance(value, dict) else list(value) if isinstance(value, list | tuple) else ()
-    return [tensor for item in items for tensor in adam(item)]
-
-
 def optimizer_state(run: Path, step: int) -> list[torch.Tensor]:
-    files = sorted((run / "checkpoints" / f"step_{step:08d}" / "deepspeed").glob("*optim_states.pt"))
-    files = files or sorted((run / "checkpoints" / f"step_{step:08d}" / "deepspeed").glob("mp_rank_*.pt"))
-    return [
-        tensor
-        for file in files
-        for key, value in torch.load(file, map_location="cpu", weights_only=False).items()
-        if key in ("optimizer", "optimizer_state_dict")
-        for tensor in adam(value)
-    ]
+    files = sorted((run / "checkpoints" / f"step_{step:08d}").glob("rank_*.safetensors"))
+    return [tensor for file in files for key, tensor in sorted(load_file(file).items()) if key.startswith("exp_avg")]
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,10 @@ from torch import Tensor, nn
 from foldline.cluster.ranks import discover
 from foldline.data_store.config import DataConfig, FeatureConfig
 from foldline.errors import FoldlineError
-from foldline.trainer.checkpoint import Checkpoints
+from foldline.model.weights import load_weights
+from foldline.trainer.checkpoint import MODEL
+from foldline.trainer.checkpoint_writer import Policy
+from foldline.trainer.checkpoints import Checkpoints
 from foldline.trainer.config import OptimConfig, RunConfig, RunSection
 from foldline.trainer.ema import Ema
 from foldline.trainer.engine import initialize, start_process_group, stop_process_group
@@ -90,17 +93,21 @@ def check_stage(stage: int, config: RunConfig, folder: Path) -> None:
     if dist.get_rank() == 0:
         run.root.mkdir(parents=True)
         run.config.write_text("{}")
-    checkpoints = Checkpoints(run, stage, 2, "store")
+    checkpoints = Checkpoints(run, stage, "store", Policy(2, mirror=str(folder / f"mirror{stage}")))
     for step in (2, 3, 4):
-        path = checkpoints.save(engine, ema, step, step * world, "run-id")
+        checkpoints.save(engine, ema, step, step * world, "run-id")
+        assert checkpoints.steps()[-1] == step
+    checkpoints.finish()
     assert checkpoints.steps() == [3, 4]
+    assert [line.split(":")[0] for line in checkpoints.news()] == [f"checkpoint of step {s}" for s in (2, 3, 4) if dist.get_rank() == 0]
+    path = run.checkpoints / "step_00000004"
     assert not list(run.checkpoints.glob(".partial*"))
     exact = checkpoints.weights(engine, ema.averages)
     assert exact["scale"].item() == 2.0
     advance(engine, ema, range(STEPS, STEPS + 3))
     later, later_ema = (gather(engine, stage, p) for p in (master_partitions(engine, stage), ema.averages))
     check_resume(stage, config, checkpoints, path, later, later_ema, exact)
-    check_damage(checkpoints)
+    check_damage(checkpoints, run, stage)
 
 
 def check_resume(
@@ -114,20 +121,23 @@ def check_resume(
 ) -> None:
     """A fresh engine with other weights goes on from the checkpoint bit for bit."""
     torch.manual_seed(99)
-    engine = initialize(Small(), config, dist.get_world_size())
+    found = checkpoints.newest(lambda _: None)
+    manifest = found.manifest
+    assert (found.path, manifest.step, manifest.updates, manifest.mlflow_run) == (path, 4, STEPS, "run-id")
+    module = Small()
+    load_weights(path / MODEL, module.model)
+    engine = initialize(module, config, dist.get_world_size())
     ema = Ema(master_partitions(engine, stage), OPTIM.ema_decay)
-    found, manifest = checkpoints.newest(lambda _: None)
-    assert (found, manifest.step, manifest.world, manifest.mlflow_run) == (path, 4, dist.get_world_size(), "run-id")
-    checkpoints.load(engine, ema, found)
+    checkpoints.restore(engine, ema, found)
     same(checkpoints.weights(engine, ema.averages), exact, exact=True)
     advance(engine, ema, range(STEPS, STEPS + 3))
     same(gather(engine, stage, master_partitions(engine, stage)), later, exact=True)
     same(gather(engine, stage, ema.averages), later_ema, exact=True)
 
 
-def check_damage(checkpoints: Checkpoints) -> None:
+def check_damage(checkpoints: Checkpoints, run: RunDir, stage: int) -> None:
     """Other bytes or a lost file in the newest: told, and the one before is taken. Both damaged: an error. Other store: an error."""
-    newest = checkpoints.run.checkpoints / "step_00000004"
+    newest = run.checkpoints / "step_00000004"
     if dist.get_rank() == 0:
         data = bytearray((newest / "ema.safetensors").read_bytes())
         data[-1] ^= 1
@@ -136,18 +146,20 @@ def check_damage(checkpoints: Checkpoints) -> None:
         (newest / "config.json").unlink()
     dist.barrier()
     told: list[str] = []
-    path, manifest = checkpoints.newest(told.append)
+    path, manifest = Checkpoints(run, stage, "store", Policy(2)).newest(told.append)
     assert (path.name, manifest.step) == ("step_00000003", 3)
     assert len(told) == 1
     assert "ema.safetensors has other bytes" in told[0]
     assert "config.json is missing" in told[0]
-    for wrong in (replace(checkpoints, store="another"), replace(checkpoints, zero_stage=(checkpoints.zero_stage + 1) % 4)):
-        expect_error(wrong, "--resume")
+    copied = Checkpoints(run, stage, "store", Policy(2, mirror=str(run.root.parent / f"mirror{stage}"))).newest(told.append)
+    assert (copied.path.parent.name, copied.manifest.step) == (f"mirror{stage}", 4)
+    assert "step_00000004 is gone or damaged; its copy in run.checkpoint_mirror is used" in told[-1]
+    expect_error(Checkpoints(run, stage, "another", Policy(2)), "--resume: data.store holds other data")
     dist.barrier()
     if dist.get_rank() == 0:
-        (checkpoints.run.checkpoints / "step_00000003" / "manifest.json").write_text('{"schema": 1, "st')
+        (run.checkpoints / "step_00000003" / "manifest.json").write_text('{"schema": 1, "st')
     dist.barrier()
-    expect_error(checkpoints, "no checkpoint")
+    expect_error(Checkpoints(run, stage, "store", Policy(2)), "no checkpoint")
 
 
 def expect_error(checkpoints: Checkpoints, words: str) -> None:

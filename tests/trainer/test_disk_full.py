@@ -1,0 +1,65 @@
+"""A full disk, for real: a file system of a few megabytes."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from foldline.data_store.ingest import ingest
+
+from .test_run import ROOT, command, write_config
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """12 MB of memory as a file system."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    done = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=12m", "tmpfs", str(place)], capture_output=True, text=True, check=False)
+    if done.returncode:
+        pytest.skip(f"no file system can be mounted here: {done.stderr.strip() or 'root is needed'}")
+    yield place
+    subprocess.run(["umount", "--lazy", str(place)], check=True)
+
+
+def test_a_checkpoint_without_room_is_told_tried_again_and_costs_no_older_one(small_disk: Path) -> None:
+    program = [sys.executable, str(Path(__file__).with_name("disk_job.py")), str(small_disk)]
+    done = subprocess.run(program, capture_output=True, text=True, timeout=240, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "all seen" in done.stdout
+
+
+def test_a_run_on_a_full_disk_goes_on_then_ends_with_what_is_needed(small_disk: Path, tmp_path: Path) -> None:
+    ingest(ROOT / "examples" / "demo", tmp_path / "store")
+    config = write_config(tmp_path, tmp_path / "store")
+    overrides = [
+        f'run.dir="{small_disk / "run"}"',
+        "run.steps=1000",
+        "run.checkpoint_every=4",
+        "tracking.mlflow=false",
+        'validate.mode="async"',
+    ]
+    job = subprocess.Popen(command(config, overrides=overrides, ranks=1), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    first = small_disk / "run" / "checkpoints" / "step_00000004" / "manifest.json"
+    end = time.monotonic() + 240
+    while not first.exists():
+        assert job.poll() is None, job.communicate()
+        assert time.monotonic() < end
+        time.sleep(0.01)
+    with (small_disk / "filler").open("wb") as file:
+        os.posix_fallocate(file.fileno(), 0, shutil.disk_usage(small_disk).free - 200_000)
+    printed, errors = job.communicate(timeout=240)
+    assert job.returncode == 2, printed + errors
+    assert "was not written: " in printed
+    assert "training goes on" in printed
+    assert "2 in a row; the checkpoint of step" in errors
+    assert "bytes," in errors
+    assert len([line for line in errors.splitlines() if line.startswith("foldline: ")]) == 1
+    assert list((small_disk / "run" / "checkpoints").glob("step_*/manifest.json"))
