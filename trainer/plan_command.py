@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -45,7 +46,7 @@ def this_machine() -> Device:
 
 def show(plan: Plan) -> None:
     """Two tables and what follows from them."""
-    console, chosen = Console(highlight=False, soft_wrap=True), plan.chosen
+    console, chosen = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 120), plan.chosen
     memory = Table("memory per rank", "GiB", box=None, pad_edge=False)
     memory.columns[1].justify = "right"
     for name, size in [*((n, s) for n, s in chosen.memory.items() if s), ("sum", chosen.total)]:
@@ -53,6 +54,7 @@ def show(plan: Plan) -> None:
     console.print(memory)
     console.print(f"{plan.device.name} has {plan.device.memory / GIB:.1f} GiB; highest {chosen.peak_at}; largest tensor {plan.largest}\n")
     policies = Table("recomputed", "GiB", "longest crop", *(f"{part}, s" for part in SHORT), "step, s", box=None, pad_edge=False)
+    policies.columns[0].no_wrap = True
     for column in policies.columns[1:]:
         column.justify = "right"
     for estimate in plan.policies:

@@ -82,7 +82,7 @@ def test_activations_are_what_the_allocator_gives_out(model: ModelConfig, every:
     assert 1 - UNDER <= ratio <= 1 + OVER
 
 
-@pytest.mark.parametrize("every", [0, 1])
+@pytest.mark.parametrize("every", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_two_blocks_tell_what_five_cost(every: int, monkeypatch: pytest.MonkeyPatch) -> None:
     config = configure(deep(tiny(), 5, 3, 1), every)
     few = plan.cost_of(config, 32, every)
@@ -118,6 +118,7 @@ def test_af2_takes_the_operations_it_is_known_for() -> None:
     assert plan.forward_flops(config) == pytest.approx(11.80e12, rel=0.01)
 
 
+@pytest.mark.slow
 def test_deepspeed_holds_what_is_planned(tmp_path: Path) -> None:
     """Two ranks, each stage: tensors that live between steps, and the peak within one."""
     out = tmp_path / "held.json"
@@ -172,6 +173,7 @@ def test_the_command_prints_a_table_and_the_same_as_json(tmp_path: Path, capsys:
     assert crops[0] < crops[4] <= crops[2] <= crops[1]
 
 
+@pytest.mark.slow
 def test_what_does_not_fit_is_said_with_exit_code_1(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     code, printed, _ = planned(tmp_path, capsys, "--gpu", "a10", "--set", "features.crop_size=2000")
     assert code == 1
