@@ -174,7 +174,7 @@ def test_mlflow_has_the_journal(whole: Run) -> None:
     sent = sorted((m.step, m.value) for m in client.get_metric_history(run.info.run_id, "loss/fape"))
     assert sent == [(r.step, r.metrics["loss/fape"]) for r in whole.history("train")]
     names = {f.path for f in client.list_artifacts(run.info.run_id)}
-    folders = {"plots", "structures", "tables"}
+    folders = {"plots", "structures", "tables", "validation"}
     assert names == {"config.json", "deepspeed.json", "environment.json", "summary.json", "structures.html"} | folders
 
 
