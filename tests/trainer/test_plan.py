@@ -65,12 +65,12 @@ def allocated(config: RunConfig) -> int:
 @pytest.mark.parametrize(
     ("model", "every", "precision", "micro_batch"),
     [
-        (deep(tiny(), 4, 3, 2), 0, "fp32", 1),
-        (deep(tiny(), 4, 3, 2), 1, "fp32", 2),
-        (deep(tiny(), 5, 1, 1), 2, "fp32", 1),
+        pytest.param(deep(tiny(), 4, 3, 2), 0, "fp32", 1, marks=pytest.mark.slow),
+        pytest.param(deep(tiny(), 4, 3, 2), 1, "fp32", 2, marks=pytest.mark.slow),
+        pytest.param(deep(tiny(), 5, 1, 1), 2, "fp32", 1, marks=pytest.mark.slow),
         (deep(tiny(), 4, 3, 2), 0, "bf16", 1),
-        (deep(tiny(), 4, 3, 2), 1, "bf16", 1),
-        (deep(small(), 4, 2, 1), 0, "fp32", 1),
+        pytest.param(deep(tiny(), 4, 3, 2), 1, "bf16", 1, marks=pytest.mark.slow),
+        pytest.param(deep(small(), 4, 2, 1), 0, "fp32", 1, marks=pytest.mark.slow),
         (deep(small(), 4, 2, 1), 1, "fp32", 1),
     ],
     ids=["tiny-kept", "tiny-every1-batch2", "tiny-every2", "tiny-kept-bf16", "tiny-every1-bf16", "small-kept", "small-every1"],
@@ -82,7 +82,8 @@ def test_activations_are_what_the_allocator_gives_out(model: ModelConfig, every:
     assert 1 - UNDER <= ratio <= 1 + OVER
 
 
-@pytest.mark.parametrize("every", [0, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("every", [0, 1])
 def test_two_blocks_tell_what_five_cost(every: int, monkeypatch: pytest.MonkeyPatch) -> None:
     config = configure(deep(tiny(), 5, 3, 1), every)
     few = plan.cost_of(config, 32, every)
@@ -153,6 +154,7 @@ def planned(tmp_path: Path, capsys: pytest.CaptureFixture[str], *more: str) -> t
     return code, *capsys.readouterr()
 
 
+@pytest.mark.slow
 def test_the_command_prints_a_table_and_the_same_as_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     code, printed, _ = planned(tmp_path, capsys, "--gpu", "a10", "--world", "2")
     assert code == 0
