@@ -20,6 +20,7 @@ from .config import RunConfig, passes_per_step, samples_per_step
 from .optimizer import adam
 
 NEVER = 1_000_000_000  # steps between DeepSpeed's own prints
+PLACE = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")  # where DeepSpeed reads a rank's place
 
 
 def deepspeed_json(config: RunConfig, world: int) -> dict[str, Any]:
@@ -156,3 +157,5 @@ def stop_process_group() -> None:
     """Leave the job; what is still under way is waited for."""
     if dist.is_initialized():
         dist.destroy_process_group()
+    for name in PLACE:  # or a program started later by this process would take itself for a rank of the job
+        os.environ.pop(name, None)

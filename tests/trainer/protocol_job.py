@@ -23,7 +23,7 @@ from foldline.data_store.loader import TrainLoader
 from foldline.data_store.types import TrainBatch
 from foldline.model.config import LossConfig, tiny
 from foldline.trainer import engine as engine_module
-from foldline.trainer.advance import Stepper, _seed
+from foldline.trainer.advance import Stepper, mixed_seed
 from foldline.trainer.config import OptimConfig, RunConfig, RunSection, check
 from foldline.trainer.ema import Ema
 from foldline.trainer.engine import deepspeed_json, initialize, start_process_group, stop_process_group
@@ -114,7 +114,7 @@ def by_hand(config: RunConfig) -> tuple[list[float], dict[str, Tensor], list[flo
         values = []
         for _ in range(BATCH):
             sample = next(samples)
-            torch.manual_seed(_seed(config.run.seed, int(sample.position)))
+            torch.manual_seed(mixed_seed(config.run.seed, int(sample.position)))
             output = module(sample)
             gradients = dict(zip(parameters, torch.autograd.grad(output.scaled, list(parameters.values())), strict=True))
             norm = torch.sqrt(sum(g.square().sum() for g in gradients.values()))
