@@ -14,6 +14,7 @@ from pathlib import Path
 from ...errors import FoldlineError
 
 _PACKAGES = {"jackhmmer": "hmmer", "hhblits": "hhsuite", "hhsearch": "hhsuite", "mmseqs": "mmseqs2"}
+_STOPS = (signal.SIGINT, signal.SIGTERM)
 _TAIL = 10  # lines of a failed program's output that its error shows
 
 
@@ -48,19 +49,27 @@ def run_program(command: Sequence[str | Path], log: Path, timeout: float | None)
     with log.open("ab") as out:
         out.write((" ".join(map(str, command)) + "\n").encode())
         out.flush()
-        # Its own session: a terminal's interrupt reaches the program through us alone, and its children can be killed with it.
-        process = subprocess.Popen([*map(str, command)], stdin=subprocess.DEVNULL, stdout=out, stderr=out, start_new_session=True)
+        held = signal.pthread_sigmask(signal.SIG_BLOCK, _STOPS)  # a stop must not fall between the start and what kills the program
         try:
-            code = process.wait(timeout)
-        except subprocess.TimeoutExpired:
-            raise FoldlineError(
-                f"{Path(command[0]).name} took longer than --timeout {timeout:g} s; raise it or give more --threads"
-            ) from None
+            # Its own session: a terminal's interrupt reaches the program through us alone, and its children can be killed with it.
+            process = subprocess.Popen([*map(str, command)], stdin=subprocess.DEVNULL, stdout=out, stderr=out, start_new_session=True)
+            code = _wait(process, Path(command[0]).name, timeout, held)
         finally:
-            _kill(process)
+            signal.pthread_sigmask(signal.SIG_SETMASK, held)
     if code:
         how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"failed with exit code {code}"
         raise FoldlineError(f"{Path(command[0]).name} {how}: {_tail(log)}")
+
+
+def _wait(process: subprocess.Popen[bytes], name: str, timeout: float | None, held: set[signal.Signals | int]) -> int:
+    """The exit code. The signals that were held back come through from here on; the program is killed on any way out."""
+    try:
+        signal.pthread_sigmask(signal.SIG_SETMASK, held)
+        return process.wait(timeout)
+    except subprocess.TimeoutExpired:
+        raise FoldlineError(f"{name} took longer than --timeout {timeout:g} s; raise it or give more --threads") from None
+    finally:
+        _kill(process)
 
 
 def _kill(process: subprocess.Popen[bytes]) -> None:
