@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from ..errors import FoldlineError
 from .chain_table import ChainTable
 from .mmseqs import easy_cluster, find_mmseqs
 from .store import Store
+from .whole_file import write_out
 
 COVERAGE = 0.8  # of a member that its alignment with the representative covers
 
@@ -28,13 +28,7 @@ def cluster_store(path: Path, out: Path, identity: float, coverage: float, threa
     store = Store.open(path)
     ids = store.chain_ids
     clusters = easy_cluster(read_sequences(store, ids), identity, coverage, threads)
-    partial = out.with_name(f".{out.name}.partial")
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_text("".join(f"{ids[members[0]]}\t{ids[member]}\n" for members in clusters for member in members))
-        os.replace(partial, out)
-    except OSError as error:
-        raise FoldlineError(f"{out} cannot be written: {error.strerror}; give --out another path") from None
+    write_out(out, "".join(f"{ids[members[0]]}\t{ids[member]}\n" for members in clusters for member in members))
     largest = max(map(len, clusters), default=0)
     print(
         f"{len(ids)} chains in {len(clusters)} clusters at {identity:.0%} identity, the largest of {largest}; set data.clusters = '{out}'"

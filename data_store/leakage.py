@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -19,6 +18,7 @@ from .config import DataConfig
 from .filters import split_chains
 from .mmseqs import easy_search, find_mmseqs
 from .store import Store
+from .whole_file import write_out
 
 _WORST = 20  # pairs that a report names per kind
 _TOLD = {
@@ -154,10 +154,4 @@ def _similar(
 
 def _write(report: LeakageReport, out: Path) -> None:
     content = {**asdict(report), "leaking": [leak.kind for leak in report.forbidden]}
-    partial = out.with_name(f".{out.name}.partial")
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_text(json.dumps(content, indent=1))
-        os.replace(partial, out)
-    except OSError as error:
-        raise FoldlineError(f"{out} cannot be written: {error.strerror}; give --out another path") from None
+    write_out(out, json.dumps(content, indent=1))

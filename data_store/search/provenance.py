@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from .files import write_bytes, write_json
+from ..whole_file import write_bytes, write_json
 from .plan import Search
 from .queries import Query
 

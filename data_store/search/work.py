@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ...errors import FoldlineError
+from ..whole_file import write_bytes
 from . import hhsuite, jackhmmer, mmseqs, pyhmmer
 from .alignment import Row, a3m_text, read_rows
-from .files import write_bytes
 from .plan import Plan, Search
 from .provenance import Provenance
 from .queries import Query

@@ -7,6 +7,8 @@ import os
 from pathlib import Path
 from typing import Any
 
+from ..errors import FoldlineError
+
 
 def write_bytes(path: Path, data: bytes) -> None:
     """Write ``path`` through a neighbour of the same folder, on disk before it takes the name."""
@@ -24,3 +26,12 @@ def write_bytes(path: Path, data: bytes) -> None:
 def write_json(path: Path, value: Any) -> None:
     """``value`` as indented JSON, written as ``write_bytes`` does."""
     write_bytes(path, (json.dumps(value, indent=1, sort_keys=True) + "\n").encode())
+
+
+def write_out(out: Path, text: str) -> None:
+    """What a command was told to leave at ``out``; folders above it are made. FoldlineError where it cannot be written."""
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        write_bytes(out, text.encode())
+    except OSError as error:
+        raise FoldlineError(f"{out} cannot be written: {error.strerror}; give --out another path") from None
