@@ -52,6 +52,21 @@ def output_schema(config: ModelConfig) -> dict[str, FieldSchema]:
     return {name: FieldSchema("float", dims) for name, dims in shapes.items()} | recycled
 
 
+def border_schema(config: ModelConfig) -> dict[str, FieldSchema]:
+    """Name -> schema of every tensor that enters, leaves or crosses between the stages of a pass."""
+    between: dict[str, tuple[str | int, ...]] = {
+        "embedded_m": ("N_clust", "N_res", config.c_m),
+        "embedded_z": ("N_res", "N_res", config.c_z),
+        "templated_z": ("N_res", "N_res", config.c_z),
+        "template_rows": ("N_templ", "N_res", config.c_m),
+        "template_rows_mask": ("N_templ", "N_res"),
+        "extra_z": ("N_res", "N_res", config.c_z),
+        "s": ("N_res", config.c_s),
+        "structure_s": ("N_res", config.c_s),
+    }
+    return input_schema(config) | {name: FieldSchema("float", dims) for name, dims in between.items()} | output_schema(config)
+
+
 class FoldPass(nn.Module):
     """``AlphaFold`` behind flat tensors, unbatched: the arguments follow ``input_schema``, the results ``output_schema``."""
 
