@@ -34,13 +34,15 @@ def _fold(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
     sub.add_argument("--templates", type=Path, help="folder of PDB entries for the hits in NAME.hhr or NAME_pdb_hits.sto beside NAME.a3m")
     sub.add_argument("--max-template-date", default="", help="templates released later are not used (ISO date)")
     sub.add_argument("--recycles", type=int, default=3, help="passes after the first")
+    sub.add_argument("--tolerance", type=float, default=0.0, help="stop recycling when Cα distances change by no more than this many Å")
     sub.add_argument("--seed", type=int, default=0)
     sub.set_defaults(run=_run_fold)
 
 
 def _run_fold(args: argparse.Namespace) -> int:
-    from .fold import fold_command
+    from .fold import Passes, fold_command
 
+    passes = Passes(args.recycles, args.tolerance)
     return fold_command(
-        args.source, args.bundle, args.out, args.recycles, args.seed, templates=args.templates, max_template_date=args.max_template_date
+        args.source, args.bundle, args.out, passes, args.seed, templates=args.templates, max_template_date=args.max_template_date
     )

@@ -29,9 +29,18 @@ from .bundle import Bundle
 from .comparison import Comparison, compare
 from .confidence import confidence_of
 from .engines import bundle_runner
+from .recycling import recycle
 from .report import Report, index_html, report_html
-from .runners import Runner, fold_cycles
+from .runners import Runner
 from .structures import Structure, pae_json, write_structures
+
+
+@dataclass(frozen=True)
+class Passes:
+    """How often the network runs: at most ``recycles`` + 1 times, stopping early as ``recycling.recycle`` says."""
+
+    recycles: int = 3
+    tolerance: float = 0.0  # ångström; 0 = every pass is made
 
 
 @dataclass(frozen=True)
@@ -43,6 +52,8 @@ class Prediction:
     pae_max: float
     comparison: Comparison | None
     timings: tuple[tuple[str, float], ...]
+    passes: int
+    change: float | None  # of the Cα distances by the last pass, ångström; None after a single pass
 
     @property
     def scores(self) -> dict[str, float | int | str | None]:
@@ -51,6 +62,8 @@ class Prediction:
         return {
             "name": self.structure.name,
             "residues": len(self.structure.aatype),
+            "passes": self.passes,
+            "distance_change": None if self.change is None else round(self.change, 4),
             "mean_plddt": round(float(self.structure.plddt.mean()), 3),
             "ptm": None if self.structure.ptm is None else round(self.structure.ptm, 4),
             "lddt_ca": None if comparison is None else round(comparison.lddt_ca, 4),
@@ -60,12 +73,13 @@ class Prediction:
 
 
 def fold_command(
-    source: Path, bundle: Path, out: Path, recycles: int, seed: int, *, templates: Path | None = None, max_template_date: str = ""
+    source: Path, bundle: Path, out: Path, passes: Passes, seed: int, *, templates: Path | None = None, max_template_date: str = ""
 ) -> int:
     """Fold everything in ``source`` into ``out``; 0, or FoldlineError before anything is written for bad input."""
     console = Console(highlight=False)
-    if recycles < 0 or seed < 0:
-        raise FoldlineError(f"--recycles {recycles} and --seed {seed} must not be negative")
+    check_passes(passes)
+    if seed < 0:
+        raise FoldlineError(f"--seed {seed} must not be negative")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise FoldlineError(f"{out} is not empty; results are never overwritten: give another --out or remove it first")
     records = read_fold_input(source)
@@ -83,9 +97,9 @@ def fold_command(
     with Progress(*columns, console=console, transient=True) as progress:
         for record in records:
             name = record.metadata.chain_id
-            task = progress.add_task(f"{name}, {len(record.sequence)} residues", total=recycles + 1)
-            prediction = predict(runner, record, features, recycles, seed, partial(_advance, progress, task))
-            write_results(out, prediction, record, provenance(opened, runner, record, recycles, seed))
+            task = progress.add_task(f"{name}, {len(record.sequence)} residues", total=passes.recycles + 1)
+            prediction = predict(runner, record, features, passes, seed, partial(_advance, progress, task))
+            write_results(out, prediction, record, provenance(opened, runner, record, passes, seed))
             scores.append(prediction.scores)
             progress.remove_task(task)
     write_overview(out, scores)
@@ -98,20 +112,21 @@ def predict(
     runner: Runner,
     record: ChainRecord,
     features: FeatureConfig,
-    recycles: int,
+    passes: Passes,
     seed: int,
     on_pass: Callable[[int], None] = lambda done: None,
 ) -> Prediction:
     """Fold one chain; ``on_pass`` is told the number of passes done. Equal seeds give equal results."""
     clock = _Clock()
-    cycles: Sequence[FeatureBatch] = inference_cycles(record, features, seed, recycles + 1)
+    cycles: Sequence[FeatureBatch] = inference_cycles(record, features, seed, passes.recycles + 1)
     clock.lap("features")
 
     def passed(done: int) -> None:
         clock.lap(f"pass {done}")
         on_pass(done)
 
-    outputs = fold_cycles(runner, cycles, passed)
+    folded = recycle(runner, cycles, passes.tolerance, passed)
+    outputs = folded.outputs
     broken = [name for name, value in outputs.items() if not np.isfinite(value).all()]
     if broken:
         raise FoldlineError(
@@ -132,7 +147,15 @@ def predict(
     )
     comparison = compare(structure.positions, record.positions, record.mask)
     clock.lap("confidence")
-    return Prediction(structure, confidence.pae, confidence.pae_max, comparison, tuple(clock.laps))
+    return Prediction(structure, confidence.pae, confidence.pae_max, comparison, tuple(clock.laps), folded.passes, folded.change)
+
+
+def check_passes(passes: Passes) -> None:
+    """Raise FoldlineError for negative numbers, and for a tolerance that is none."""
+    if passes.recycles < 0:
+        raise FoldlineError(f"--recycles {passes.recycles} must not be negative; 0 is a single pass")
+    if not 0 <= passes.tolerance < float("inf"):
+        raise FoldlineError(f"--tolerance {passes.tolerance} must be 0 (make every pass) or a positive number of ångström")
 
 
 def check_lengths(records: Sequence[ChainRecord], runner: Runner) -> None:
@@ -146,7 +169,7 @@ def check_lengths(records: Sequence[ChainRecord], runner: Runner) -> None:
         )
 
 
-def provenance(bundle: Bundle, runner: Runner, record: ChainRecord, recycles: int, seed: int) -> list[tuple[str, str]]:
+def provenance(bundle: Bundle, runner: Runner, record: ChainRecord, passes: Passes, seed: int) -> list[tuple[str, str]]:
     """Where a result comes from, as (key, value) pairs."""
     manifest: dict[str, Any] = dict(bundle.manifest)
     alignments = ", ".join(f"{msa.name} ({len(msa.rows)} rows)" for msa in record.msas)
@@ -155,7 +178,8 @@ def provenance(bundle: Bundle, runner: Runner, record: ChainRecord, recycles: in
         ("weights", manifest["weights"]["sha256"]),
         ("training step", manifest["weights"].get("step", "not recorded")),
         ("engine", f"{runner.name} {manifest['engine']['version']}"),
-        ("passes", str(recycles + 1)),
+        ("passes asked for", str(passes.recycles + 1)),
+        ("recycling tolerance", f"{passes.tolerance:g} Å" if passes.tolerance else "none"),
         ("seed", str(seed)),
         ("alignments", alignments),
         ("Foldline", __version__),

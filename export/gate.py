@@ -16,7 +16,8 @@ from .comparison import compare
 from .confidence import confidence_of, probabilities
 from .config import GateConfig
 from .graph import Arrays, crop_outputs, feeds_of, input_schema, output_schema, pad_feeds, sizes_of
-from .runners import Runner, fold_cycles, run_fitted
+from .recycling import fold_cycles
+from .runners import Runner, run_fitted
 
 
 @dataclass(frozen=True)

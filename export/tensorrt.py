@@ -12,14 +12,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from ..errors import FoldlineError, missing_package
 from ..model.config import ModelConfig
-from .graph import Arrays, input_schema, output_schema
+from .graph import input_schema, output_schema
 from .profiles import Profile
-from .runners import check_sizes
+from .runners import Features, State, TensorState, check_sizes, recycled_tensors, to_tensors
 
 EXTRAS = {"tensorrt": "tensorrt", "tensorrt_rtx": "tensorrt-rtx"}  # module: the extra that installs it
 OLDEST = (10, 14)  # of module tensorrt; before it, precision came from builder flags
@@ -96,7 +95,9 @@ def engine_identity(backend: str, version: str, onnx_path: Path, profile: Profil
 
 
 class TensorRTRunner:
-    """An engine file on the first CUDA device; arrays go through PyTorch's CUDA tensors."""
+    """An engine file on the first CUDA device; tensors are PyTorch's."""
+
+    multiple = 1
 
     def __init__(self, backend: str, path: Path, config: ModelConfig, limits: Mapping[str, tuple[int, int]]) -> None:
         reason = why_not(backend)
@@ -115,12 +116,12 @@ class TensorRTRunner:
         self._context = self._engine.create_execution_context()
         self._stream = torch.cuda.Stream()
 
-    def run(self, feeds: Mapping[str, np.ndarray]) -> Arrays:
-        """See ``Runner.run``."""
-        schema = input_schema(self.config)
-        check_sizes(feeds, schema, self.limits, self.name)
+    def start(self, features: Features, previous: State | None) -> TensorState:
+        """See ``Runner.start``."""
+        check_sizes(features, self)
+        device = torch.device("cuda")
         with torch.cuda.stream(self._stream):
-            given = {name: torch.tensor(feeds[name], device="cuda") for name in schema}
+            given = to_tensors(features, self.config, device) | recycled_tensors(self.config, len(features["aatype"]), previous, device)
             for name, tensor in given.items():
                 self._context.set_input_shape(name, tuple(tensor.shape))
                 self._context.set_tensor_address(name, tensor.data_ptr())
@@ -130,7 +131,7 @@ class TensorRTRunner:
             if not self._context.execute_async_v3(self._stream.cuda_stream):
                 raise FoldlineError(f"the {self.name} engine failed: {self._logger.last_error}; try --engine onnxruntime")
         self._stream.synchronize()
-        return {name: tensor.cpu().numpy() for name, tensor in made.items()}
+        return TensorState(made)
 
 
 def _build_for(trt: Any, settings: Any, backend: str, compute_capability: str) -> None:

@@ -16,7 +16,7 @@ from foldline.data_store.types import ChainRecord
 from foldline.export.bundle import Bundle
 from foldline.export.confidence import confidence_of
 from foldline.export.engines import bundle_runner
-from foldline.export.fold import predict
+from foldline.export.fold import Passes, predict
 from foldline.tests.export.conftest import DEMO
 
 SOURCE = "1ajj_A"
@@ -47,7 +47,7 @@ def test_every_file_is_there_and_nothing_else(folds: Path) -> None:
 
 def test_files_hold_the_engines_answer(folds: Path, exported: Path, records: dict[str, ChainRecord]) -> None:
     runner, features = bundle_runner(Bundle.open(exported))
-    prediction = predict(runner, records[SOURCE], features, recycles=1, seed=0)
+    prediction = predict(runner, records[SOURCE], features, Passes(1), seed=0)
     structure = gemmi.read_structure(str(folds / SOURCE / f"{SOURCE}.cif"))
     residues = list(structure[0]["A"])
     assert gemmi.one_letter_code([r.name for r in residues]) == records[SOURCE].sequence
@@ -74,7 +74,7 @@ def test_scores_compare_with_the_experiment_where_there_is_one(folds: Path, expo
 
 def test_seed_decides_the_result(exported: Path, records: dict[str, ChainRecord]) -> None:
     runner, features = bundle_runner(Bundle.open(exported))
-    first, same, other = (predict(runner, records["2hba_A"], features, 0, seed) for seed in (3, 3, 4))
+    first, same, other = (predict(runner, records["2hba_A"], features, Passes(0), seed) for seed in (3, 3, 4))
     np.testing.assert_array_equal(first.structure.positions, same.structure.positions)
     assert np.abs(first.structure.positions - other.structure.positions).max() > 1e-3
 
@@ -97,6 +97,8 @@ BAD_FOLDS = {
     "not a bundle": (["fold", "{source}", "--bundle", "{source}", "--out", "{tmp}/out"], "manifest.json"),
     "results exist": (["fold", "{source}", "--bundle", "{bundle}", "--out", "{tmp}/full"], "never overwritten"),
     "out is a file": (["fold", "{source}", "--bundle", "{bundle}", "--out", "{tmp}/full/file"], "never overwritten"),
+    "negative tolerance": (["fold", "{source}", "--bundle", "{bundle}", "--out", "{tmp}/out", "--tolerance", "-1"], "--tolerance -1"),
+    "no tolerance": (["fold", "{source}", "--bundle", "{bundle}", "--out", "{tmp}/out", "--tolerance", "nan"], "--tolerance nan"),
     "negative recycles": (["fold", "{source}", "--bundle", "{bundle}", "--out", "{tmp}/out", "--recycles", "-1"], "--recycles -1"),
     "not an alignment": (["fold", "{tmp}/full/file", "--bundle", "{bundle}", "--out", "{tmp}/out"], "not read"),
     "no run": (["export", "--run", "{tmp}/none", "--out", "{tmp}/out"], "no config.json"),

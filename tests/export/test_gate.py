@@ -17,8 +17,8 @@ from foldline.errors import FoldlineError
 from foldline.export import command
 from foldline.export.config import ExportConfig, GateConfig
 from foldline.export.gate import Check, GateReport, choose_proteins, require, run_gate
-from foldline.export.graph import Arrays
-from foldline.export.runners import OnnxRuntimeRunner, Runner, TorchRunner
+from foldline.export.graph import Arrays, output_schema
+from foldline.export.runners import ArrayState, OnnxRuntimeRunner, Runner, State, TorchRunner
 from foldline.model.alphafold import AlphaFold
 
 FEATURES = FeatureConfig(max_msa_clusters=4, max_extra_msa=4, max_templates=0)
@@ -38,11 +38,12 @@ class Broken:
 
     def __init__(self, inner: Runner, fault: Callable[[Arrays, Arrays], None]) -> None:
         self.name, self.config, self.limits, self.inner, self.fault = "broken", inner.config, inner.limits, inner, fault
+        self.multiple = inner.multiple
 
-    def run(self, feeds: Arrays) -> Arrays:
-        outputs = self.inner.run(feeds)
-        self.fault(feeds, outputs)
-        return outputs
+    def start(self, features: Arrays, previous: State | None) -> State:
+        outputs = self.inner.start(features, previous).fetch(list(output_schema(self.config)))
+        self.fault(features, outputs)
+        return ArrayState(outputs)
 
 
 def gate(traced: tuple[AlphaFold, Path], engine: Runner, records: dict[str, ChainRecord], config: GateConfig = CONFIG) -> GateReport:
