@@ -11,6 +11,7 @@ from ..errors import FoldlineError
 def add_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add `train`, `runs` and `track`."""
     _train(commands)
+    _preflight(commands)
     _validate(commands)
     _replay(commands)
     _plan(commands)
@@ -86,6 +87,28 @@ def _run_train(args: argparse.Namespace) -> int:
     from .loop import train_command
 
     return train_command(args.config, args.overrides, args.resume)
+
+
+def _preflight(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    sub = _configured(commands, "preflight", "check hosts, links, store and disk before a training, on all its ranks")
+    sub.add_argument("--launcher", choices=("none", "mpi"), default="none", help="as for train")
+    sub.add_argument("--ranks", type=int, help="as for train")
+    sub.set_defaults(run=_run_preflight)
+
+
+def _run_preflight(args: argparse.Namespace) -> int:
+    if args.launcher == "mpi":
+        from ..cluster.launch import mpirun
+        from .config import load_config
+
+        load_config(args.config, args.overrides)  # a mistake is told once, before the ranks start
+        rest = ["preflight", "--config", str(args.config), *(f"--set={o}" for o in args.overrides)]
+        return mpirun(1 if args.ranks is None else args.ranks, rest)
+    if args.ranks is not None:
+        raise FoldlineError(f"--ranks {args.ranks} needs --launcher mpi; without a launcher the ranks that already stand are checked")
+    from .preflight import preflight_command
+
+    return preflight_command(args.config, args.overrides)
 
 
 def _runs(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:

@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
+from ..cluster.preflight import PreflightConfig
+from ..cluster.preflight import rules as preflight_rules
 from ..data_store.config import DataConfig, FeatureConfig
 from ..errors import FoldlineError
 from ..model.config import ModelConfig
@@ -117,6 +119,7 @@ class RunConfig:
     validate: ValidateConfig = field(default_factory=ValidateConfig)
     deepspeed: DeepSpeedConfig = field(default_factory=DeepSpeedConfig)
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
+    preflight: PreflightConfig = field(default_factory=PreflightConfig)
 
 
 def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
@@ -177,6 +180,7 @@ def check(config: RunConfig) -> None:
         ),
         (config.tracking.experiment != "", 'tracking.experiment is empty; name one, e.g. "foldline"'),
         *_validation_rules(config),
+        *preflight_rules(config.preflight),
         (config.tracking.flush_seconds > 0, f"tracking.flush_seconds = {config.tracking.flush_seconds} is not above 0"),
         (config.tracking.system_seconds > 0, f"tracking.system_seconds = {config.tracking.system_seconds} is not above 0"),
     ]

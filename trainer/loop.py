@@ -24,6 +24,7 @@ from .ema import Ema
 from .engine import deepspeed_json, initialize, require_deepspeed, start_process_group, stop_process_group
 from .heartbeat import Heartbeat, LostRankError, end
 from .partitions import master_partitions
+from .preflight import WRONG, passed
 from .recorder import Recorder
 from .resume import going_on, share_out
 from .rundir import RunDir, check_start
@@ -43,6 +44,9 @@ def train_command(config_path: Path, overrides: Sequence[str], resume: bool) -> 
         check_initial(config)
     require_deepspeed()
     check_tracking(config)
+    ready = passed(config, discover(), whole=False)
+    if ready is None:
+        return WRONG
     try:
         code = train(config, resume)
         dist.barrier()  # ranks end together: a launcher kills the rest when the first leaves with a code
