@@ -57,7 +57,8 @@ class RunSection:
     log_every: int = 10  # steps between printed lines
     skip_budget: int = 3  # steps within the last ``skip_window`` that may be skipped because they were not finite; 0 = none
     skip_window: int = 100  # steps
-    threads: int = 0  # per rank; 0 = usable cores / ranks of the host
+    threads: int = 0  # per rank; 0 = as many as the cores that the rank may use
+    bind: bool = True  # a host's ranks divide the CPUs that the scheduler gave, each near its GPU; false: each runs on all of them
     device: str = "auto"  # "cpu", "cuda"; auto = cuda where torch sees one
     collective_timeout: float = 600.0  # seconds until a collective with a lost rank is an error
     deterministic: bool = False  # the same bits each time on the same hardware, slower on CUDA; an operation that cannot is an error

@@ -14,6 +14,8 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
+from ..cluster.binding import cuda_index
+from ..cluster.interfaces import choose_interface
 from ..cluster.ranks import RankInfo
 from ..errors import FoldlineError, missing_package
 from .config import RunConfig, passes_per_step, samples_per_step
@@ -21,6 +23,7 @@ from .optimizer import adam
 
 NEVER = 1_000_000_000  # steps between DeepSpeed's own prints
 PLACE = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")  # where DeepSpeed reads a rank's place
+CHOSEN: set[str] = set()  # variables that say which network interface to use, and were set by us
 
 
 def deepspeed_json(config: RunConfig, world: int) -> dict[str, Any]:
@@ -87,12 +90,7 @@ def choose_device(config: RunConfig, ranks: RankInfo) -> torch.device:
         return torch.device("cpu")
     if not torch.cuda.is_available():
         raise FoldlineError('run.device = "cuda", but torch sees no CUDA device; set run.device to "cpu" or "auto"')
-    if ranks.local_rank >= torch.cuda.device_count():
-        raise FoldlineError(
-            f"rank {ranks.rank} is number {ranks.local_rank} on host {ranks.host}, which has {torch.cuda.device_count()} GPUs; "
-            "start at most one rank per GPU"
-        )
-    return torch.device("cuda", ranks.local_rank)
+    return torch.device("cuda", cuda_index(ranks, torch.cuda.device_count(), os.environ))
 
 
 def start_process_group(config: RunConfig, ranks: RankInfo) -> torch.device:
@@ -107,6 +105,9 @@ def start_process_group(config: RunConfig, ranks: RankInfo) -> torch.device:
     # DeepSpeed reads the place of a rank from these, and would otherwise look for an MPI of its own.
     os.environ.update(RANK=str(ranks.rank), LOCAL_RANK=str(ranks.local_rank), WORLD_SIZE=str(ranks.world))
     os.environ.update(MASTER_ADDR=ranks.address, MASTER_PORT=str(ranks.port))
+    interface = choose_interface(ranks.address, ranks.port, ranks.world == ranks.local_world, os.environ)
+    os.environ.update(interface)
+    CHOSEN.update(interface)
     os.environ.setdefault("DS_ACCELERATOR", device.type)
 
     import deepspeed
@@ -157,5 +158,6 @@ def stop_process_group() -> None:
     """Leave the job; what is still under way is waited for."""
     if dist.is_initialized():
         dist.destroy_process_group()
-    for name in PLACE:  # or a program started later by this process would take itself for a rank of the job
+    for name in (*PLACE, *CHOSEN):  # or a program started later by this process would take itself for a rank of the job
         os.environ.pop(name, None)
+    CHOSEN.clear()

@@ -24,6 +24,7 @@ from .ema import Ema
 from .engine import deepspeed_json, initialize, require_deepspeed, start_process_group, stop_process_group
 from .heartbeat import Heartbeat, LostRankError, end
 from .partitions import master_partitions
+from .places import take_places
 from .preflight import WRONG, passed
 from .recorder import Recorder
 from .resume import going_on, share_out
@@ -83,7 +84,7 @@ def train(config: RunConfig, resume: bool) -> int:
         if found:
             checkpoints.restore(engine, ema, found)
             recorder.say(going_on(found, config, ranks.world))
-        places = rank_map(ranks)
+        places = take_places(ranks, config, device)
         heartbeat = held.enter_context(Heartbeat(run.ranks, ranks, places, config.run.collective_timeout))
         loader = held.enter_context(open_loader(config, store, ranks, step))
         stepper = Stepper(engine, iter(loader), config, device)
@@ -150,10 +151,3 @@ def import_weights(
     said = load_initial(module.model, config)
     with open_loader(config, store, ranks, 0) as batches:
         return said, initial_metrics(module, iter(batches), passes_per_step(config, ranks.world), device)
-
-
-def rank_map(mine: RankInfo) -> list[RankInfo]:
-    """Every rank's place, in order, on every rank. Collective."""
-    everyone = [mine] * dist.get_world_size()
-    dist.all_gather_object(everyone, mine)
-    return everyone
