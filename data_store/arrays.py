@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 import os
+import re
 import threading
 import zipfile
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from .places import Place
-from .schema import ArraySpec
+from .schema import ALL_ARRAYS, ArraySpec
 
 _CHUNKS_AT_ONCE = 8  # what an array collects before it is written
 _OPEN_PARTS = 16  # parts whose directories are kept in memory
 _CACHE_BYTES = 64 << 20  # of zip directories in tensorstore; chunks are not kept, the next sample is another chain
+_ANSWER_SECONDS = 120.0  # that tensorstore may take for one array of a read: S3, or a file system that hangs, may never answer
 _TIMESTAMP = (1980, 1, 1, 0, 0, 0)
 _MODE = 0o644 << 16
+_ENTRY = re.compile(r"(?:(\w+)/(?:c/(\d+)(?:/0)*|zarr\.json)|zarr\.json)")
 
 Range = tuple[int, int]
 
@@ -122,19 +125,20 @@ class ArrayReader:
         pools = {"cache_pool": {"total_bytes_limit": _CACHE_BYTES}, "cache_pool#chunks": {"total_bytes_limit": 0}}
         self._context = tensorstore and tensorstore.Context({**pools, **place.context()})
         self._parts: OrderedDict[str, dict[str, Any]] = OrderedDict()
+        self._held: dict[str, dict[str, np.ndarray]] = {}  # of every part read so far: some kilobytes
         self._lock = threading.Lock()
 
     def read(self, part: str, ranges: Mapping[str, Sequence[Range]], specs: Mapping[str, ArraySpec]) -> dict[str, np.ndarray]:
         """Elements ``start``..``stop`` of the named arrays of one part, all requested at once, an array's ranges one behind another.
 
-        Raises ValueError or OSError for damaged files.
+        Raises ValueError or OSError for damaged files and for one that is not there, TimeoutError where nothing answers.
         """
         with self._lock:
             handles = self._part(part)
-            views = {name: [self._handle(handles, part, name)[a:b] for a, b in some if b > a] for name, some in ranges.items()}
+            views = {name: [v for a, b in some for v in self._views(handles, part, name, a, b)] for name, some in ranges.items()}
         if self._tensorstore is not None:
-            futures = {name: [view.read() for view in some] for name, some in views.items()}
-            views = {name: [future.result() for future in some] for name, some in futures.items()}
+            futures = {name: [v if isinstance(v, np.ndarray) else v.read() for v in some] for name, some in views.items()}
+            views = {name: [_answer(future) for future in some] for name, some in futures.items()}
         found = {}
         for name, pieces in views.items():
             expected = (sum(max(b - a, 0) for a, b in ranges[name]), *specs[name].tail)
@@ -142,6 +146,23 @@ class ArrayReader:
             if found[name].shape != expected:
                 raise ValueError(f"array '{name}' of {part} has {found[name].shape[0]} of the {expected[0]} elements asked for")
         return found
+
+    def _views(self, handles: dict[str, Any], part: str, name: str, start: int, stop: int) -> Iterator[Any]:
+        """What to read for a range: zeros where no chunk was stored, and where one was, that chunk or an error.
+
+        Left to itself either library takes a file that went away, or an entry whose name is damaged, for chunks of zeros.
+        """
+        if stop <= start:
+            return
+        if part not in self._held:
+            self._held[part] = held_chunks(part, self._place.entries(part))
+        array, held, foreign = self._handle(handles, part, name), self._held[part][name], self._tensorstore is not None
+        chunk = array.chunk_layout.read_chunk.shape[0] if foreign else array.chunks[0]
+        if (len(held) - 1) * chunk >= array.shape[0]:
+            raise ValueError(f"{part} lists chunk {len(held) - 1} of '{name}', which is beyond its end")
+        dtype = array.dtype.numpy_dtype if foreign else array.dtype
+        for a, b, stored in _runs(start, stop, chunk, held):
+            yield array[a:b] if stored else np.zeros((b - a, *array.shape[1:]), dtype)
 
     def _part(self, part: str) -> dict[str, Any]:
         handles = self._parts.setdefault(part, {})
@@ -154,7 +175,7 @@ class ArrayReader:
         if name not in handles:
             if self._tensorstore is not None:
                 kvstore = {"driver": "zip", "base": self._place.kvstore(part), "path": f"{name}/"}
-                spec = {"driver": "zarr3", "kvstore": kvstore, "cache_pool": "cache_pool#chunks"}
+                spec = {"driver": "zarr3", "kvstore": kvstore, "cache_pool": "cache_pool#chunks", "fill_missing_data_reads": False}
                 handles[name] = self._tensorstore.open(spec, read=True, context=self._context).result()
             else:
                 import zarr
@@ -163,6 +184,43 @@ class ArrayReader:
                     handles[""] = _ZipReader(self._place, part)
                 handles[name] = zarr.open_array(handles[""].store, path=name, mode="r")
         return handles[name]
+
+
+def _answer(asked: Any) -> np.ndarray:
+    """What tensorstore's future brings; an array is its own answer."""
+    return asked if isinstance(asked, np.ndarray) else asked.result(timeout=_ANSWER_SECONDS)
+
+
+def held_chunks(part: str, entries: Iterable[str]) -> dict[str, np.ndarray]:
+    """Array -> bool [N_chunks], by the names of the ``entries`` of the zip file ``part``: which of its chunks are there, up to the last.
+
+    ValueError for a name that no part has: a damaged name would make its chunk look as if it had never been stored.
+    """
+    numbers: dict[str, list[int]] = {name: [] for name in ALL_ARRAYS}
+    for entry in entries:
+        match = _ENTRY.fullmatch(entry)
+        if match is None or (match[1] or "aatype") not in numbers:
+            raise ValueError(f"{part} lists an entry {entry!r}, which no part has")
+        if match[2] is not None:
+            numbers[match[1]].append(int(match[2]))
+    held = {name: np.zeros(max(some, default=-1) + 1, bool) for name, some in numbers.items()}
+    for name, some in numbers.items():
+        held[name][some] = True
+    return held
+
+
+def _runs(start: int, stop: int, chunk: int, held: np.ndarray) -> Iterator[tuple[int, int, bool]]:
+    """``start``..``stop`` cut where stored chunks border on others: first, last + 1, whether they are stored."""
+    while start < stop:
+        stored, end = _is_held(held, start // chunk), start
+        while end < stop and _is_held(held, end // chunk) == stored:
+            end = min(stop, (end // chunk + 1) * chunk)
+        yield start, end, stored
+        start = end
+
+
+def _is_held(held: np.ndarray, number: int) -> bool:
+    return number < len(held) and bool(held[number])
 
 
 def read_columns(place: Place, name: str, specs: Mapping[str, ArraySpec]) -> dict[str, np.ndarray]:

@@ -80,6 +80,7 @@ class DataConfig:
     prefetch: int = 2  # batches prepared ahead when there are workers; bounds the samples that wait in memory
     slow_sample_seconds: float = 60.0  # after which a sample that a worker still makes is reported by name
     stuck_sample_seconds: float = 600.0  # after which its worker is killed and another one tries once more
+    store_patience: float | None = None  # seconds to wait for a store that cannot be reached; none given: half of run.collective_timeout
     sources: tuple[str, ...] = ()  # "experimental", "distillation"; empty: both
     methods: tuple[str, ...] = ()  # of experiments, e.g. "X-RAY DIFFRACTION"; empty: all
     released_from: str = ""  # ISO dates, both inclusive
@@ -99,6 +100,8 @@ class DataConfig:
         slow, stuck = self.slow_sample_seconds, self.stuck_sample_seconds
         _require(slow > 0, "data", "slow_sample_seconds", slow, "must be above 0")
         _require(stuck > slow, "data", "stuck_sample_seconds", stuck, f"must be above data.slow_sample_seconds = {slow}")
+        waits = self.store_patience
+        _require(waits is None or waits >= 0, "data", "store_patience", waits, "is negative; 0 ends the run at the first failure")
         _require(self.max_resolution > 0, "data", "max_resolution", self.max_resolution, "must be above 0 ångström")
         _require(self.min_length >= 1, "data", "min_length", self.min_length, "must be at least 1 residue")
         fits = self.max_length == 0 or self.max_length >= self.min_length

@@ -63,7 +63,8 @@ class TrainLoader:
     there are workers) wait or are under way, and one expanded batch is ready beside the one in use.
 
     Raises FoldlineError for a store that is not there, chain ids that it lacks, and a selection without any chain; while iterating, for
-    a sample that cannot be made, which ends the iteration.
+    a sample that cannot be made, which ends the iteration. A store that goes away meanwhile is waited for ``data.store_patience`` seconds
+    (none given: not at all), then StoreUnreachableError.
     """
 
     def __init__(
@@ -87,14 +88,15 @@ class TrainLoader:
         self.consumed = Cursor(position, start_step)  # by all ranks together
         self._per_step, self._batch = world * micro_batch, micro_batch
         tasks = self.order.share(self.consumed, rank, world, micro_batch, accumulate)
+        store_patience = data.store_patience or 0.0
         self._pool: SamplePool | None = None
         self._samples: Iterator[Sample]
         if data.workers:
-            patience = Patience(data.slow_sample_seconds, data.stuck_sample_seconds)
+            patience = Patience(data.slow_sample_seconds, data.stuck_sample_seconds, store_patience)
             self._pool = SamplePool(store_path, features, data.workers, data.prefetch * micro_batch, patience)
             self._samples = self._pool.results(tasks)
         else:
-            self._samples = map(SampleMaker(store_path, features), tasks)
+            self._samples = map(SampleMaker(store_path, features, store_patience), tasks)
         self._expander = ThreadPoolExecutor(1) if self._pool else None
         self._next: Future[TrainBatch | None] | None = None
         self._waited = 0.0

@@ -16,6 +16,7 @@ from ..errors import FoldlineError
 
 BLOCK = 1 << 22  # bytes read at once from a file that is read whole
 _LOCAL_HEADER = 30
+_HEADERS = "its zip headers differ from those that were written; every chain is affected, though its data may be whole"
 SEAL_SIZE = 64  # hex digits of a SHA-256, the comment at the end of a store in one zip file
 
 
@@ -35,6 +36,9 @@ class Place(Protocol):
 
     def open(self, name: str) -> BinaryIO:
         """One file for reading at any position."""
+
+    def entries(self, name: str) -> list[str]:
+        """What the directory of a zip file lists."""
 
     def kvstore(self, name: str) -> dict[str, Any]:
         """tensorstore's address of one file."""
@@ -80,6 +84,10 @@ class FolderPlace:
     def open(self, name: str) -> BinaryIO:
         return (self._root / name).open("rb")
 
+    def entries(self, name: str) -> list[str]:
+        with self.open(name) as file:
+            return zipfile.ZipFile(file).namelist()
+
     def kvstore(self, name: str) -> dict[str, Any]:
         return {"driver": "file", "path": str(self._root / name)}
 
@@ -123,6 +131,10 @@ class ZipPlace:
             file.close()
             raise
 
+    def entries(self, name: str) -> list[str]:
+        with self.open(name) as file:
+            return zipfile.ZipFile(file).namelist()
+
     def kvstore(self, name: str) -> dict[str, Any]:
         return {"driver": "zip", "base": {"driver": "file", "path": str(self._file)}, "path": name}
 
@@ -134,10 +146,10 @@ class ZipPlace:
             with zipfile.ZipFile(self._file) as archive:
                 seal, expected = archive.comment.decode(errors="replace"), zip_seal(self._file)
         except (OSError, ValueError, zipfile.BadZipFile) as error:
-            return [f"{self.path}: its zip headers differ from those that were written ({error})"]
+            return [f"{self.path}: {_HEADERS} ({error})"]
         if len(seal) != SEAL_SIZE:
             return [f"{self.path} has no seal, so its zip headers cannot be checked; make it with: foldline store copy FOLDER {self.path}"]
-        return [] if seal == expected else [f"{self.path}: its zip headers differ from those that were written"]
+        return [] if seal == expected else [f"{self.path}: {_HEADERS}"]
 
 
 def zip_seal(path: Path) -> str:

@@ -23,10 +23,12 @@ _LOOK_SECONDS = 1.0
 
 
 class Patience(NamedTuple):
-    """Seconds after which a sample is reported as slow, and after which its worker is taken to be stuck."""
+    """Seconds after which a sample is reported as slow, after which its worker is taken to be stuck, and that a worker waits for the
+    store, which counts as neither."""
 
     slow: float
     stuck: float
+    store: float = 0.0
 
 
 class _Slot:
@@ -47,13 +49,13 @@ class SamplePool:
     """
 
     def __init__(self, path: Path | str, features: FeatureConfig, workers: int, ahead: int, patience: Patience) -> None:
-        self._place = (path, features)
+        self._place = (path, features, patience.store)
         self._patience = patience
         self.ahead = max(ahead, workers + 1)
         self.replaced = 0  # workers, so far
         self._closed = threading.Event()
         self._replacing = threading.Lock()
-        self._slots = [_Slot(Worker(path, features)) for _ in range(workers)]
+        self._slots = [_Slot(Worker(*self._place)) for _ in range(workers)]
         self._free: queue.SimpleQueue[_Slot] = queue.SimpleQueue()
         for slot in self._slots:
             self._free.put(slot)
@@ -125,9 +127,15 @@ class SamplePool:
             self.replaced += 1
 
     def _watch(self) -> None:
+        outage = False
         while not self._closed.wait(min(_LOOK_SECONDS, self._patience.slow / 4)):
+            waiting = [slot.worker.stage for slot in self._slots if slot.worker.waiting]
+            if bool(waiting) != outage:
+                outage = bool(waiting)
+                _log.warning("%s", waiting[0] if waiting else "the store is there again")
             for slot in self._slots:
-                self._look_at(slot)
+                if not slot.worker.waiting:
+                    self._look_at(slot)
 
     def _look_at(self, slot: _Slot) -> None:
         """Report a slow sample, at ever doubled times; kill the worker of one that is stuck."""

@@ -51,6 +51,11 @@ class S3Place:
         """Put one object."""
         self._ask(self._root().write(name, data), seconds=_SECONDS * (1 + len(data) / BLOCK))
 
+    def entries(self, name: str) -> list[str]:
+        tensorstore = self._tensorstore()
+        zipped = tensorstore.KvStore.open({"driver": "zip", "base": self.kvstore(name)}, context=tensorstore.Context(self.context()))
+        return sorted(key.decode(errors="replace") for key in self._ask(self._ask(zipped).list()))
+
     def kvstore(self, name: str) -> dict[str, Any]:
         return {**self._address(), "path": f"{self._prefix}/{name}".lstrip("/")}
 
@@ -72,14 +77,18 @@ class S3Place:
         }
 
     def _root(self) -> Any:
+        tensorstore = self._tensorstore()
+        spec = {**self._address(), "path": f"{self._prefix}/".lstrip("/")}
+        return self._ask(tensorstore.KvStore.open(spec, context=tensorstore.Context(self.context())))
+
+    def _tensorstore(self) -> Any:
         tensorstore = tensorstore_or_none()
         if tensorstore is None:
             raise FoldlineError(
                 f"{self.path} cannot be read here: S3 needs the package tensorstore, in a process that was not forked from one that uses "
                 f"it; pip install tensorstore, start workers with the spawn method, or copy the store to a folder"
             )
-        spec = {**self._address(), "path": f"{self._prefix}/".lstrip("/")}
-        return self._ask(tensorstore.KvStore.open(spec, context=tensorstore.Context(self.context())))
+        return tensorstore
 
     def _range(self, root: Any, name: str, start: int, stop: int) -> bytes:
         """Bytes of an object; fewer where it ends before."""

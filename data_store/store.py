@@ -16,6 +16,7 @@ from .arrays import ArrayReader, Range
 from .columns import StoreIndex, build_index, load_columns
 from .engine import tensorstore_or_none
 from .manifest import Manifest, read_manifest
+from .outage import StorePatience, StoreUnreachableError, patiently
 from .places import Place, place_of
 from .residues import decode_sequence
 from .schema import DATA_ARRAYS, METADATA_NUMBERS, METADATA_TEXT
@@ -32,22 +33,28 @@ class Store:
     for.
 
     It may be pickled, and a process may open one and fork: data files are opened in the process that reads a record.
+    With ``patience`` every method waits for a store that cannot be reached, and then raises StoreUnreachableError.
     """
 
-    def __init__(self, place: Place, manifest: Manifest) -> None:
+    def __init__(self, place: Place, manifest: Manifest, patience: StorePatience | None = None) -> None:
         self.path = place.path
         self.place = place
         self.manifest = manifest
+        self._patience = patience or StorePatience()
         self._reader: ArrayReader | None = None
 
     @classmethod
-    def open(cls, path: Path | str) -> Store:
+    def open(cls, path: Path | str, patience: StorePatience | None = None) -> Store:
         """Open the store at ``path`` (a folder, a .zip file or s3://bucket/prefix).
 
         FoldlineError when there is none, it is damaged, or it has another schema version.
         """
-        place = place_of(path)
-        return cls(place, read_manifest(place))
+
+        def open_now() -> Store:
+            place = place_of(path)
+            return cls(place, read_manifest(place), patience)
+
+        return patiently(path, patience or StorePatience(), open_now)
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_reader": None}
@@ -90,14 +97,15 @@ class Store:
         these rows in this order, whose name joins the names by "+". FoldlineError for an unknown id, rows out of range, damaged files.
         """
         row = self._row(chain_id)
+        what = f"chain '{chain_id}' in {self.manifest.parts[self.index.part_of(row)].file}"
         if rows is None:
-            return self._guarded(f"chain '{chain_id}'", lambda: self._read_record(row, None))
+            return self._guarded(what, lambda: self._read_record(row, None))
         wanted = np.asarray(rows, np.int64).reshape(-1)
         depth = self.msa_depth(chain_id)
         if len(wanted) and not (wanted.min() >= 0 and wanted.max() < depth):
             outside = int(wanted[(wanted < 0) | (wanted >= depth)][0])
             raise FoldlineError(f"row {outside} of the MSAs of chain '{chain_id}' is not there; they have rows 0 to {depth - 1}")
-        return self._guarded(f"chain '{chain_id}'", lambda: self._read_record(row, wanted))
+        return self._guarded(what, lambda: self._read_record(row, wanted))
 
     def verify(self) -> list[str]:
         """Check every file against the manifest and every chain against its digest; one line per problem, none when all is well."""
@@ -120,14 +128,21 @@ class Store:
         return ChainMetadata(**fields)
 
     def _guarded(self, what: str, read: Callable[[], Any]) -> Any:
+        def attempt() -> Any:
+            try:
+                return read()
+            except Exception:
+                self._reader = None  # files that went away and came back are opened anew
+                raise
+
         try:
-            return read()
-        except FoldlineError:
+            return patiently(self.path, self._patience, attempt)
+        except StoreUnreachableError:
             raise
         except Exception as error:  # over a damaged file, zarr and tensorstore raise whatever the damage leads to
             raise FoldlineError(
-                f"{what} of {self.path} cannot be read ({str(error).splitlines()[0][:200] if str(error) else type(error).__name__}); "
-                f"run: foldline store verify {self.path}"
+                f"{what} of {self.path} cannot be read ({str(error).splitlines()[0][:400] if str(error) else type(error).__name__}); "
+                f"nothing of it was used; run: foldline store verify {self.path}, and restore what it names from a copy"
             ) from error
 
     def _read_index(self) -> StoreIndex:
@@ -143,15 +158,16 @@ class Store:
 
     def _read_record(self, row: int, wanted: np.ndarray | None) -> ChainRecord:
         index, length = self.index, int(self.lengths[row])
-        if self._reader is None or self._reader.process != os.getpid():
-            self._reader = ArrayReader(self.place, tensorstore_or_none())
+        reader = self._reader
+        if reader is None or reader.process != os.getpid():
+            reader = self._reader = ArrayReader(self.place, tensorstore_or_none())
         ranges: dict[str, list[Range]] = {name: [index.range_in_part(spec.axis, row)] for name, spec in DATA_ARRAYS.items()}
         if wanted is not None:
             kept, runs = row_runs(wanted, max(1, DATA_ARRAYS["msa"].chunk // length))
             base = ranges["msa"][0][0]
             ranges["msa"] = ranges["deletions"] = [(base + a * length, base + b * length) for a, b in runs]
         part = self.manifest.parts[index.part_of(row)].file
-        data = self._reader.read(part, ranges, DATA_ARRAYS)
+        data = reader.read(part, ranges, DATA_ARRAYS)
         if wanted is not None:
             for name in ("msa", "deletions"):
                 data[name] = data[name].reshape(-1, length)[kept]

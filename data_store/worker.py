@@ -19,6 +19,7 @@ from ..errors import FoldlineError
 from .compact import Sample
 from .config import FeatureConfig
 from .featurize import choose_rows, make_sample
+from .outage import WAITING, StorePatience, StoreUnreachableError
 from .sampler import SampleTask
 from .store import Store
 
@@ -27,10 +28,10 @@ _PICKLE = 5  # arrays are copied once
 
 
 class SampleMaker:
-    """Makes the sample of a task from the store at ``path``. ``say`` hears what it is doing."""
+    """Makes the sample of a task from the store at ``path``, for which it waits ``patience`` seconds. ``say`` hears what it is doing."""
 
-    def __init__(self, path: Path | str, features: FeatureConfig, say: Callable[[str], None] | None = None) -> None:
-        self._store = Store.open(path)
+    def __init__(self, path: Path | str, features: FeatureConfig, patience: float = 0.0, say: Callable[[str], None] | None = None) -> None:
+        self._store = Store.open(path, StorePatience(patience, say) if say else StorePatience(patience))
         self._features = features
         self._say = say or (lambda stage: None)
 
@@ -43,6 +44,8 @@ class SampleMaker:
             record = self._store.record(task.chain_id, rows)
             self._say(f"making the features of {task.n_cycles} passes")
             return make_sample(record, self._features, task.seed, task.n_cycles, task.position)
+        except StoreUnreachableError:
+            raise
         except FoldlineError as error:
             raise FoldlineError(f"sample {task.position} (chain '{task.chain_id}'): {error}") from error
 
@@ -63,10 +66,10 @@ class Worker:
     may read ``task``, ``stage`` and ``seconds``, and ``kill``.
     """
 
-    def __init__(self, path: Path | str, features: FeatureConfig) -> None:
+    def __init__(self, path: Path | str, features: FeatureConfig, patience: float = 0.0) -> None:
         context = multiprocessing.get_context("spawn")
         self._connection, theirs = context.Pipe()
-        self._process = context.Process(target=_serve, args=(theirs, path, features), daemon=True)
+        self._process = context.Process(target=_serve, args=(theirs, path, features, patience), daemon=True)
         self._process.start()
         theirs.close()  # or the end of the pipe would never be read here
         self.task: SampleTask | None = None
@@ -77,6 +80,11 @@ class Worker:
     def pid(self) -> int:
         """Of the process."""
         return self._process.pid or 0
+
+    @property
+    def waiting(self) -> bool:
+        """Whether the store keeps it waiting; ``stage`` then says which and why."""
+        return self.task is not None and self.stage.startswith(WAITING)
 
     @property
     def seconds(self) -> float:
@@ -90,6 +98,8 @@ class Worker:
             self._connection.send(task)
             answer = pickle.loads(self._connection.recv_bytes())
             while isinstance(answer, str):
+                if self.waiting:
+                    self._since = time.monotonic()  # what the store took is not the sample's
                 self.stage = answer
                 answer = pickle.loads(self._connection.recv_bytes())
         except (EOFError, OSError):
@@ -113,7 +123,7 @@ class Worker:
         self._connection.close()
 
 
-def _serve(connection: Connection, path: Path | str, features: FeatureConfig) -> None:
+def _serve(connection: Connection, path: Path | str, features: FeatureConfig, patience: float) -> None:
     """A worker's life: answer tasks with samples or exceptions, and with what it is doing before, until the trainer is gone."""
     for number in (signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2):  # sent to the whole job; the trainer answers them
         signal.signal(number, signal.SIG_IGN)
@@ -134,7 +144,7 @@ def _serve(connection: Connection, path: Path | str, features: FeatureConfig) ->
         answer: Sample | Exception
         try:
             say("opening the store")
-            maker = maker or SampleMaker(path, features, say)
+            maker = maker or SampleMaker(path, features, patience, say)
             answer = maker(task)
         except FoldlineError as error:
             answer = error
