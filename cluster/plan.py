@@ -102,11 +102,19 @@ def working_bytes(parameters: int, how: Sharding) -> dict[str, float]:
     return {"gradients": gradients, "buckets": buckets, "gathered": float(parameters) if how.stage == 3 else 0.0}
 
 
-def communication_seconds(parameters: int, how: Sharding, passes: int, forwards: int, device: Device) -> float:
+def communication_seconds(
+    parameters: int,
+    how: Sharding,
+    passes: int,
+    forwards: int,
+    device: Device,
+    network: float = NETWORK,
+    per_node: int = GPUS_PER_NODE,
+) -> float:
     """Not overlapped with computing: gradients reduced once per pass (once per step by sample), weights gathered as the stage needs."""
     if how.world == 1:
         return 0.0
-    speed = TRAFFIC * (device.link if how.world <= GPUS_PER_NODE else min(device.link, NETWORK))
+    speed = TRAFFIC * (device.link if how.world <= per_node else min(device.link, network))
     once = parameters * (how.world - 1) / how.world / speed
     reductions = 1 if how.by_sample or how.stage < 2 else passes
     gathers = 1 if how.stage < 3 else passes * (forwards + 1)

@@ -219,6 +219,15 @@ def extend_work(census: Census, depths: Mapping[str, int]) -> tuple[Work, Work]:
     return works
 
 
+def block_work(census: Census, depths: Mapping[str, int]) -> dict[str, tuple[Work, Work]]:
+    """Stack -> forward and backward kernels of one of its blocks."""
+    works: dict[str, tuple[Work, Work]] = {}
+    for span in census.spans:
+        if span.stack and span.block == (min(COUNTED, depths[span.stack]) - 1 if span.backward else 0):
+            works.setdefault(span.stack, (Counter(), Counter()))[span.backward].update(span.work)
+    return works
+
+
 def _growth(census: Census, stack: str, depth: int) -> int:
     """Bytes that one block of ``stack`` adds to what the backward pass needs; 0 where all blocks were counted."""
     if depth <= COUNTED:

@@ -179,11 +179,32 @@ def _plan(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
     sub = _configured(commands, "plan", "estimate memory per GPU and time per step of a config, without a GPU")
     sub.add_argument("--gpu", default="h100-80", help="h200, h100-80 (default), a100-80, a100-40, l40s, a10, or cpu: this machine")
     sub.add_argument("--world", type=int, default=1, metavar="N", help="ranks, one per GPU (default 1)")
+    grown = sub.add_argument_group("over nodes: time, network, storage, failures and cost of the whole run")
+    grown.add_argument("--nodes", type=_counts, default=(), metavar="N,N…", help="numbers of nodes, for example 1,4,16,256")
+    grown.add_argument("--gpus-per-node", type=int, default=8, metavar="N", help="default 8")
+    grown.add_argument("--network", type=float, default=50.0, metavar="GB/s", help="per GPU between nodes (default 50: 400 Gbit/s)")
+    grown.add_argument("--dap", type=int, default=0, metavar="N", help="ranks that share a sample (default: as few as the batch allows)")
+    grown.add_argument(
+        "--measured", type=float, default=0.0, metavar="S", help="a measured one-sample step on one such GPU, to calibrate by"
+    )
+    grown.add_argument("--price", type=float, default=0.0, metavar="P", help="of a GPU-hour")
     sub.add_argument("--json", action="store_true", help="print JSON")
     sub.set_defaults(run=_run_plan)
 
 
+def _counts(text: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a list of whole numbers such as 1,4,16") from None
+
+
 def _run_plan(args: argparse.Namespace) -> int:
+    if args.nodes:
+        from .scale_command import Growth, scale_command
+
+        growth = Growth(args.nodes, args.gpus_per_node, args.network, args.dap, args.measured, args.price)
+        return scale_command(args.config, args.overrides, args.gpu, growth, args.json)
     from .plan_command import plan_command
 
     return plan_command(args.config, args.overrides, args.gpu, args.world, args.json)

@@ -14,7 +14,7 @@ from ..cluster.plan import CONTEXT, FRAGMENTS, Device, Sharding, communication_s
 from ..data_store.config import DataConfig
 from ..data_store.types import FeatureBatch, Targets, TrainBatch, schema_of
 from ..model.config import ModelConfig
-from ..model.cost import COUNTED, Census, Cost, Work, extend, extend_work, fake_tensors, take_census, without_contents
+from ..model.cost import COUNTED, Census, Cost, Work, block_work, extend, extend_work, fake_tensors, take_census, without_contents
 from ..model.remat import Blocks
 from .config import DeepSpeedConfig, RunConfig, RunSection, passes_per_step
 from .step import TrainingStep
@@ -158,6 +158,14 @@ def cost_of(config: RunConfig, crop: int, every: int) -> Cost:
     sizes = _sizes(config, crop)
     plain, recomputed = (_census(config.model, config.deepspeed.precision, sizes, k, True) for k in (0, min(1, every)))
     return extend(plain, recomputed, _depths(config.model), every)
+
+
+def blocks_of(config: RunConfig) -> dict[str, tuple[int, Work, Work]]:
+    """Stack -> its depth, and the forward and backward kernels of one block of the run's network."""
+    every = min(1, config.deepspeed.checkpoint_blocks_every)
+    census = _census(config.model, config.deepspeed.precision, _sizes(config, config.features.crop_size), every, True)
+    depths = _depths(config.model)
+    return {name: (depths[name], *works) for name, works in block_work(census, depths).items()}
 
 
 def _sizes(config: RunConfig, crop: int) -> Sizes:
