@@ -14,6 +14,7 @@ from foldline.cli import main
 from foldline.data_store.config import DataConfig, FeatureConfig
 from foldline.data_store.fold_input import read_fold_input
 from foldline.data_store.types import ChainRecord
+from foldline.export.graphs import write_graphs
 from foldline.export.onnx import export_onnx
 from foldline.model.alphafold import AlphaFold
 from foldline.model.weights import save_weights
@@ -41,6 +42,20 @@ def graph_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Traced
         path = tmp_path_factory.mktemp("onnx") / "model.onnx"
         export_onnx(model, path)
         return model, path
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def graphs_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, str], Traced]:
+    """A network and the folder of its stages' graphs, by configuration and precision; each made once."""
+
+    @cache
+    def make(name: str, precision: str) -> Traced:
+        model = cases.model_of(cases.CONFIGS[name]())
+        folder = tmp_path_factory.mktemp(f"{name}-{precision}")
+        write_graphs(model, folder, precision)
+        return model, folder
 
     return make
 

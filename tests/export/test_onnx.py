@@ -1,47 +1,132 @@
-"""The ONNX file is the network: its weights under their names, nothing else in it. That its numbers are the network's: see test_runners."""
+"""The ONNX files are the network: same numbers at every size, its weights under their names, nothing else in them."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import onnx
+import pytest
+import torch
 from onnx import numpy_helper
 
-from foldline.data_store.types import FeatureBatch, schema_of
-from foldline.export.graph import CHAIN_FIELDS, RECYCLED, input_schema, output_schema
-from foldline.export.onnx import export_onnx, initialisers
+from foldline.data_store.types import ChainRecord, FeatureBatch, schema_of
+from foldline.errors import FoldlineError
+from foldline.export.graph import CHAIN_FIELDS, RECYCLED, border_schema, input_schema, output_schema, pad_feeds, sizes_of
+from foldline.export.graphs import graph_path, write_graphs
+from foldline.export.stages import PRECISIONS, stages, tensor_dtype
+from foldline.export.weight_file import WEIGHTS_FILE, write_weights
 from foldline.model.alphafold import AlphaFold
 from foldline.tests.export.cases import CONFIGS
+from foldline.tests.export.stage_chain import chain, onnxruntime_stages, passes, real_feeds, torch_stages
 
 UNUSED_HEADS = ("heads.masked_msa.", "heads.experimentally_resolved.")
+SIZES = [("1ajj_A", 8, 16, 2), ("1ajj_A", 1, 1, 0), ("2hba_A", 5, 1, 1), ("2hba_A", 8, 16, 0)]  # chain, MSA clusters, extra rows, templates
+GraphsOf = Callable[[str, str], tuple[AlphaFold, Path]]
 
 
-def test_weights_stand_under_their_names(traced: tuple[AlphaFold, Path]) -> None:
-    model, path = traced
-    parameters = {name: p.detach().numpy() for name, p in model.named_parameters() if not name.startswith(UNUSED_HEADS)}
-    found = initialisers(path)
-    assert set(parameters) == {name for name in found if name in dict(model.named_parameters())}
+@pytest.mark.parametrize("config", CONFIGS)
+@pytest.mark.parametrize(("name", "clusters", "extra", "templates"), SIZES)
+def test_parity_over_sizes_and_recycling(
+    config: str, name: str, clusters: int, extra: int, templates: int, graphs_of: GraphsOf, records: dict[str, ChainRecord]
+) -> None:
+    model, folder = graphs_of(config, "fp32")
+    feeds = real_feeds(records[name], model.config, clusters, extra, templates)
+    sizes = sizes_of(feeds, input_schema(model.config))
+    assert (sizes["N_res"], sizes["N_clust"]) == (len(records[name].sequence), clusters)
+    ours = passes(model.config, feeds, torch_stages(model), 3)
+    theirs = passes(model.config, feeds, onnxruntime_stages(folder), 3)
+    for key in output_schema(model.config):
+        np.testing.assert_allclose(theirs[key], ours[key], rtol=1e-4, atol=2e-3 if key in ("positions", "next_x") else 5e-4, err_msg=key)
+    first = chain(model.config, feeds, torch_stages(model))
+    assert np.abs(first["positions"] - ours["positions"]).max() > 0.1, "recycling changed nothing: it was not tested"
+
+
+def test_padding_changes_nothing_real(graphs_of: GraphsOf, records: dict[str, ChainRecord]) -> None:
+    model, folder = graphs_of("small", "fp32")
+    schema, run = input_schema(model.config), onnxruntime_stages(folder)
+    feeds = real_feeds(records["1ajj_A"], model.config, 6, 9, 1)
+    sizes = {name: size + 3 for name, size in sizes_of(feeds, schema).items()}
+    padded = pad_feeds(feeds, schema, sizes)
+    assert sizes_of(padded, schema) == sizes
+    plain, longer = chain(model.config, feeds, run), chain(model.config, padded, run)
+    n = len(feeds["aatype"])
+    np.testing.assert_allclose(longer["positions"][:n], plain["positions"], atol=2e-3)
+    np.testing.assert_allclose(longer["next_z"][:n, :n], plain["next_z"], atol=5e-4)
+    padded["seq_mask"][:] = 1
+    assert np.abs(chain(model.config, padded, run)["positions"][:n] - plain["positions"]).max() > 0.01, "no mask holds the padding off"
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("config", CONFIGS)
+def test_inputs_and_outputs_are_the_schema(config: str, precision: str, graphs_of: GraphsOf) -> None:
+    model, folder = graphs_of(config, precision)
+    for stage in stages(model.config):
+        graph = onnx.load(graph_path(folder, stage.name), load_external_data=False).graph
+        for values, schema in ((graph.input, stage.inputs), (graph.output, stage.outputs)):
+            shapes = {v.name: tuple(d.dim_param or d.dim_value for d in v.type.tensor_type.shape.dim) for v in values}
+            assert shapes == {name: field.dims for name, field in schema.items()}
+            types = {v.name: onnx.helper.tensor_dtype_to_np_dtype(v.type.tensor_type.elem_type).name for v in values}
+            assert types == {name: tensor_dtype(name, field, precision) for name, field in schema.items()}
+    assert {file.name for file in folder.iterdir()} == {f"{stage.name}.onnx" for stage in stages(model.config)} | {WEIGHTS_FILE}
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("config", CONFIGS)
+def test_weights_stand_under_their_names(config: str, precision: str, graphs_of: GraphsOf) -> None:
+    model, folder = graphs_of(config, precision)
+    parameters = {name: p.detach() for name, p in model.named_parameters() if not name.startswith(UNUSED_HEADS)}
+    found: dict[str, onnx.TensorProto] = {}
+    places = []
+    for stage in stages(model.config):
+        for tensor in onnx.load(graph_path(folder, stage.name)).graph.initializer:
+            assert tensor.name not in found, "one weight in two stages"
+            found[tensor.name] = tensor
+        for tensor in onnx.load(graph_path(folder, stage.name), load_external_data=False).graph.initializer:
+            external = {entry.key: entry.value for entry in tensor.external_data}
+            assert external["location"] == WEIGHTS_FILE
+            places.append((int(external["offset"]), int(external["length"])))
+    assert set(parameters) == set(found)
     for name, value in parameters.items():
-        np.testing.assert_array_equal(found[name], value, err_msg=name)
+        array = numpy_helper.to_array(found[name])
+        typed = value.to(getattr(torch, array.dtype.name)).float().numpy()
+        np.testing.assert_array_equal(array.astype(np.float32), typed, err_msg=name)
+    ends = [offset + length for offset, length in sorted(places)]
+    assert all(end <= start for end, (start, _) in zip(ends, sorted(places)[1:], strict=False)), "two weights overlap"
 
 
-def test_a_fresh_network_differs_in_its_initialisers_only(bare: tuple[AlphaFold, Path], tmp_path: Path) -> None:
-    """It has hundreds of equal tensors, which tracers like to merge; refitting one of them would then change others."""
-    model, path = bare
-    export_onnx(AlphaFold(model.config), tmp_path / "m.onnx")
-    first, second = onnx.load(path).graph, onnx.load(tmp_path / "m.onnx").graph
-    assert [node.SerializeToString() for node in first.node] == [node.SerializeToString() for node in second.node]
-    assert [(t.name, list(t.dims)) for t in first.initializer] == [(t.name, list(t.dims)) for t in second.initializer]
-    assert {t.name for t in second.initializer if not numpy_helper.to_array(t).any()}, "no zero tensor: nothing could be merged"
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_weights_change_the_weights_file_only(precision: str, graphs_of: GraphsOf, tmp_path: Path) -> None:
+    """A fresh network has hundreds of equal tensors, which tracers like to merge; refitting one of them would then change others."""
+    model, folder = graphs_of("small", precision)
+    fresh = AlphaFold(model.config)
+    write_graphs(fresh, tmp_path, precision)
+    for stage in stages(model.config):
+        assert graph_path(tmp_path, stage.name).read_bytes() == graph_path(folder, stage.name).read_bytes(), stage.name
+    assert (tmp_path / WEIGHTS_FILE).read_bytes() != (folder / WEIGHTS_FILE).read_bytes()
+    refitted = write_weights(folder, fresh.state_dict(), tmp_path / "refit.bin")
+    assert refitted.read_bytes() == (tmp_path / WEIGHTS_FILE).read_bytes()
+    write_graphs(model, tmp_path, precision)
+    assert (tmp_path / WEIGHTS_FILE).read_bytes() == (folder / WEIGHTS_FILE).read_bytes(), "the same weights give the same bytes"
 
 
-def test_lengths_are_dynamic_and_named(traced: tuple[AlphaFold, Path]) -> None:
-    model, path = traced
-    graph = onnx.load(path).graph
-    for values, schema in ((graph.input, input_schema(model.config)), (graph.output, output_schema(model.config))):
-        shapes = {v.name: tuple(d.dim_param or d.dim_value for d in v.type.tensor_type.shape.dim) for v in values}
-        assert shapes == {name: field.dims for name, field in schema.items()}
+def test_bad_weights_leave_the_file_as_it_was(graphs_of: GraphsOf, tmp_path: Path) -> None:
+    model, _ = graphs_of("bare", "fp16")
+    write_graphs(model, tmp_path, "fp16")
+    before = (tmp_path / WEIGHTS_FILE).read_bytes()
+    weights = model.state_dict()
+    name = "evoformer.blocks.0.msa_transition.linear_1.weight"
+    cases = {
+        "no weight of that name": {key: value for key, value in weights.items() if key != name},
+        "another width": weights | {name: weights[name][:-1]},
+        "beyond float16": weights | {name: torch.full_like(weights[name], 7e4)},
+    }
+    for what, bad in cases.items():
+        with pytest.raises(FoldlineError, match=name):
+            write_weights(tmp_path, bad)
+        assert (tmp_path / WEIGHTS_FILE).read_bytes() == before, what
+        assert not list(tmp_path.glob(".*")), what
 
 
 def test_inputs_follow_the_features_schema() -> None:
@@ -50,3 +135,4 @@ def test_inputs_follow_the_features_schema() -> None:
     assert set(input_schema(small)) == every - set(CHAIN_FIELDS)
     assert set(input_schema(bare)) == {name for name in every if not name.startswith("template_")}
     assert ("pae" in output_schema(small), "pae" in output_schema(bare)) == (True, False)
+    assert border_schema(small).keys() >= input_schema(small).keys() | output_schema(small).keys()
