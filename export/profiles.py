@@ -1,9 +1,10 @@
-"""Sizes an engine is built for: dimension name -> smallest, typical and largest value; buckets of length, and which of them a chain takes."""
+"""Sizes an engine is built for, by dimension: smallest, typical, largest. Buckets of length, and which of them a chain takes."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 from ..data_store.config import FeatureConfig
@@ -57,7 +58,7 @@ def bucket_profiles(lengths: Sequence[int], features: FeatureConfig, wide: int =
     for length in steps:
         if length < step or length % step:
             raise FoldlineError(f"profile length {length} is no positive multiple of {step}; take {max(step, round_up(length, step))}")
-    if not lengths or any(low >= high for low, high in zip(steps, steps[1:], strict=False)):
+    if not lengths or any(low >= high for low, high in pairwise(steps)):
         raise FoldlineError(f"profile lengths {steps} do not rise; give each length once, shortest first, the wide one last")
     rows = {
         "N_clust": _rows("N_clust", features.max_msa_clusters),
