@@ -30,7 +30,7 @@ lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	rm -rf $(VENV)/src && mkdir -p $(VENV)/src/foldline  # mypy takes the package's name from the folder's, and would read runs/ too
-	ln -s $(CURDIR)/{__init__,cli,errors,settings}.py $(CURDIR)/{cluster,data_store,export,model,trainer} $(VENV)/src/foldline
+	ln -s $(CURDIR)/{__init__,cli,errors,settings,whole_file}.py $(CURDIR)/{cluster,data_store,export,model,trainer} $(VENV)/src/foldline
 	MYPYPATH=$(VENV)/src $(BIN)/mypy -p foldline
 
 # Runs on CUDA machines without network: not in .venv, but with $(PYTHON) and what that has (docs/gpu-check.md).

@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import FoldlineError
+from ..whole_file import write_out
 from .chain_table import ChainTable
 from .mmseqs import easy_cluster, find_mmseqs
 from .store import Store
-from .whole_file import write_out
 
 COVERAGE = 0.8  # of a member that its alignment with the representative covers
 

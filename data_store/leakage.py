@@ -12,13 +12,13 @@ import numpy as np
 
 from ..errors import FoldlineError
 from ..settings import from_dict, read_toml
+from ..whole_file import write_out
 from .chain_clusters import COVERAGE, read_sequences, with_clusters
 from .chain_table import ChainTable, read_chain_table
 from .config import DataConfig
 from .filters import split_chains
 from .mmseqs import easy_search, find_mmseqs
 from .store import Store
-from .whole_file import write_out
 
 _WORST = 20  # pairs that a report names per kind
 _TOLD = {

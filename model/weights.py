@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
@@ -12,6 +10,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from ..errors import FoldlineError
+from ..whole_file import named_file
 
 LISTED = 20  # names of each kind that an error shows
 
@@ -23,20 +22,8 @@ def count_parameters(model: nn.Module) -> int:
 
 def save_weights(path: Path, state_dict: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
     """Write ``state_dict`` as safetensors; the file appears whole or not at all. ``metadata`` is text for people and for provenance."""
-    with whole_file(path, "weights", SafetensorError) as partial:
+    with named_file(path, "weights", SafetensorError) as partial:
         save_file({name: tensor.detach().contiguous().cpu() for name, tensor in state_dict.items()}, partial, dict(metadata or {}))
-
-
-@contextmanager
-def whole_file(path: Path, what: str, errors: type[Exception] = OSError) -> Iterator[Path]:
-    """Where to write ``path`` meanwhile: it takes the name when the block ends. FoldlineError on an OSError or ``errors``."""
-    partial = path.with_name(f"{path.name}.partial")
-    try:
-        yield partial
-        os.replace(partial, path)
-    except (OSError, errors) as error:
-        partial.unlink(missing_ok=True)
-        raise FoldlineError(f"cannot write {what} to {path}: {error}") from None
 
 
 def read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:

@@ -16,7 +16,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("data_store", "model", "trainer", "export", "cluster")
 # Root modules without imports of ours below them; everybody may use them.
-COMMON = {"errors", "settings", "__version__"}
+COMMON = {"errors", "settings", "whole_file", "__version__"}
 ALLOWED: dict[str, tuple[str, ...]] = {
     "data_store": (),
     "cluster": (),
@@ -67,7 +67,7 @@ def test_imports_follow_the_allowed_directions(package: str) -> None:
 
 
 def test_each_optional_package_is_imported_in_one_file() -> None:
-    for package in (*PACKAGES, "cli.py", "settings.py", "errors.py"):
+    for package in (*PACKAGES, "cli.py", "settings.py", "errors.py", "whole_file.py"):
         for path in sources(package) if (ROOT / package).is_dir() else [ROOT / package]:
             for module, ours in imports(path):
                 homes = ONE_FILE.get(module.split(".")[0]) if not ours else None
@@ -113,7 +113,7 @@ def test_wheel_holds_every_source_and_data_file(tmp_path: Path) -> None:
     (wheel,) = tmp_path.glob("*.whl")
     names = set(zipfile.ZipFile(wheel).namelist())
     assert wanted - names == set()
-    assert {"foldline/cli.py", "foldline/errors.py", "foldline/settings.py"} <= names
+    assert {"foldline/cli.py", "foldline/errors.py", "foldline/settings.py", "foldline/whole_file.py"} <= names
     assert not [name for name in names if name.startswith(("foldline/tests", "foldline/benchmarks", "tests"))]
     assert "foldline = foldline.cli:main" in next(
         zipfile.ZipFile(wheel).read(name).decode() for name in names if name.endswith("entry_points.txt")

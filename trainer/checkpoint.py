@@ -20,7 +20,7 @@ from torch import Tensor, uint8
 
 from ..errors import FoldlineError
 from ..model.weights import read_weights, save_weights
-from .rundir import write_atomic
+from ..whole_file import write_atomic
 
 SCHEMA = 2
 MODEL, EMA, CONFIG, MANIFEST = "model.safetensors", "ema.safetensors", "config.json", "manifest.json"

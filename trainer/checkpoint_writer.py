@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ..errors import FoldlineError
+from ..whole_file import write_atomic
 from .checkpoint import (
     CONFIG,
     EMA,
@@ -28,7 +29,7 @@ from .checkpoint import (
     write_tensors,
 )
 from .checkpoint_state import AVERAGE, WEIGHT, Shares, Snapshot
-from .rundir import RunDir, write_atomic
+from .rundir import RunDir
 
 MODULE_PREFIX = "model."  # the network's name within the training step
 POLL = 0.05  # seconds between looks for the other ranks' shares

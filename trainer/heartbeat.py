@@ -20,7 +20,7 @@ import torch.distributed as dist
 
 from ..cluster.ranks import RankInfo
 from ..errors import FoldlineError
-from .rundir import write_atomic
+from ..whole_file import write_atomic
 
 LOST = 69  # exit code when another rank died or hangs: start again with --resume (EX_UNAVAILABLE)
 BEATS = 8  # per time-out

@@ -32,6 +32,7 @@ from ..data_store.store import Store
 from ..data_store.worker import SampleMaker
 from ..errors import FoldlineError
 from ..settings import flatten, to_dict
+from ..whole_file import write_atomic
 from .checkpoint import committed
 from .checkpoint_state import BYTES
 from .config import RunConfig, load_config, passes_per_step
@@ -39,7 +40,7 @@ from .config import to_json as config_json
 from .journal import read_journal
 from .plan import cost_of, parameter_bytes, step_seconds
 from .provenance import PACKAGE, git_state
-from .rundir import RunDir, environment, write_atomic
+from .rundir import RunDir, environment
 
 CHEAP = ("gpu", "limits", "checkpoint")  # with a single rank
 WRONG = 2  # exit code

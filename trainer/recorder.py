@@ -17,10 +17,11 @@ from rich.console import Console
 
 from ..cluster.ranks import RankInfo
 from ..data_store.store import Store
+from ..whole_file import write_atomic
 from .config import RunConfig, to_json
 from .journal import Journal
 from .provenance import provenance
-from .rundir import RunDir, environment, write_atomic
+from .rundir import RunDir, environment
 from .score import ChainScore
 from .system import SystemSampler
 from .tracking.tracker import Tracker

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import platform
 import sys
 from importlib.metadata import PackageNotFoundError, version
@@ -74,17 +73,6 @@ def check_start(config: RunConfig, resume: bool) -> None:
         raise FoldlineError(
             f"--resume: {run.root} was started with other settings: {', '.join(changed)}; restore them, or start a new run.dir"
         )
-
-
-def write_atomic(path: Path, text: str) -> None:
-    """Replace ``path`` with ``text``; a reader or a crash sees the old file or the new one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.partial")
-    with partial.open("w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(partial, path)
 
 
 def environment() -> dict[str, Any]:

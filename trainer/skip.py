@@ -24,9 +24,10 @@ from ..data_store.types import TrainBatch
 from ..errors import FoldlineError
 from ..model.outputs import Loss
 from ..model.weights import save_weights
+from ..whole_file import write_atomic
 from .config import RunConfig
 from .partitions import gather, master_partitions
-from .rundir import RunDir, write_atomic
+from .rundir import RunDir
 
 KEPT_WEIGHTS = 4  # files of weights beside the replays; those of older skipped steps go
 MODULE_PREFIX = "model."  # the network's name within the training step

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from ..data_store.residues import ONE_TO_THREE
-from .rundir import write_atomic
+from ..whole_file import write_atomic
 
 PDB_MAX_RESIDUES = 9999  # what the four columns of a residue number hold
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from .rundir import write_atomic
+from ..whole_file import write_atomic
 
 
 def append_table(path: Path, step: int, rows: Mapping[str, Mapping[str, Any]]) -> None:

@@ -14,9 +14,10 @@ from rich.console import Console
 from ..data_store.sampler import open_order
 from ..errors import FoldlineError
 from ..model.weights import read_weights
+from ..whole_file import write_atomic
 from .calibration_plot import draw_calibration
 from .config import RunConfig, load_config
-from .rundir import RunDir, write_atomic
+from .rundir import RunDir
 from .side_validate import SideJob, only_one, open_store, run_directory, validate_along, validate_once
 from .tracking.feed import read_config
 from .tracking.sync import sync_run

@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from ..data_store.store import Store
+from ..whole_file import write_atomic
 from .calibration_plot import draw_calibration
 from .config import RunConfig
 from .journal import Journal, read_journal
 from .measures import SET, SPLITS
 from .plots import draw_curves, draw_distance_map
-from .rundir import RunDir, write_atomic
+from .rundir import RunDir
 from .score import ChainScore
 from .structures import FoldedChain, write_structures
 from .tables import append_table

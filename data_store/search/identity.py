@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..whole_file import write_json
+from ...whole_file import write_json
 
 WHOLE = 1 << 30  # bytes; files below are hashed in full, larger ones by their two ends
 _END = 1 << 20

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ..whole_file import write_bytes, write_json
+from ...whole_file import write_atomic, write_json
 from .plan import Search
 from .queries import Query
 
@@ -45,7 +45,7 @@ class Provenance:
 
     def add(self, search: Search, data: bytes, rows: int, seconds: float) -> None:
         """Write a result, then its entry; a kill in between leaves a result that no entry vouches for, which is searched again."""
-        write_bytes(self._folder / search.output, data)
+        write_atomic(self._folder / search.output, data)
         output = {"file": search.output, "bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
         self._entries[search.database.name] = {
             **search.record(self._query.digest),

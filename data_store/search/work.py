@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ...errors import FoldlineError
-from ..whole_file import write_bytes
+from ...whole_file import write_atomic
 from . import hhsuite, jackhmmer, mmseqs, pyhmmer
 from .alignment import Row, a3m_text, read_rows
 from .plan import Plan, Search
@@ -58,7 +58,7 @@ def _begin(plan: Plan, query: Query, outcome: Outcome) -> Provenance:
             outcome.redone.append(f"{search.database.name} ({reason})")
     fasta = plan.out / f"{query.name}.fasta"
     if not fasta.is_file() or fasta.read_text() != query.fasta:
-        write_bytes(fasta, query.fasta.encode())
+        write_atomic(fasta, query.fasta)
     return record
 
 

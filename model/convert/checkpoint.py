@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ...errors import FoldlineError
-from ..weights import whole_file
+from ...whole_file import named_file
 
 # Where training codes keep the parameters, in the order they are looked for: the averaged ones before the raw ones.
 HOLDERS = ("ema", "params", "state_dict", "module", "model")
@@ -39,8 +39,8 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
 
 def write_checkpoint(path: Path, tensors: Mapping[str, Tensor]) -> None:
     """Write a plain state dict; the file appears whole or not at all."""
-    with whole_file(path, "parameters", RuntimeError) as partial:
-        torch.save(dict(tensors), partial)
+    with named_file(path, "parameters", RuntimeError) as partial, partial.open("wb") as file:
+        torch.save(dict(tensors), file)  # by the name of a path torch would name what is inside
 
 
 def _parameters(found: Any, path: Path) -> dict[str, Tensor]:

@@ -10,8 +10,9 @@ from torch import Tensor
 
 from ...errors import FoldlineError
 from ...settings import nearest
+from ...whole_file import named_file
 from ..config import ModelConfig
-from ..weights import read_weights, save_weights, whole_file
+from ..weights import read_weights, save_weights
 from .checkpoint import read_checkpoint, write_checkpoint
 from .deepmind import is_fused, load_deepmind, to_deepmind
 from .openfold import Layout, load_openfold, to_openfold, without_prefixes
@@ -76,5 +77,5 @@ def read_npz(path: Path) -> dict[str, np.ndarray]:
 
 def write_npz(path: Path, arrays: dict[str, np.ndarray]) -> None:
     """Write an npz; the file appears whole or not at all."""
-    with whole_file(path, "parameters") as partial, partial.open("wb") as file:
+    with named_file(path, "parameters") as partial, partial.open("wb") as file:
         np.savez(file, **arrays)  # type: ignore[arg-type]

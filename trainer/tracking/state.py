@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..rundir import write_atomic
+from ...whole_file import write_atomic
 
 
 @dataclass
