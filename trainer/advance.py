@@ -21,6 +21,7 @@ from .optimizer import learning_rate, set_learning_rate
 from .skip import Seen, Skips
 from .speed import Speed
 from .step import StepOutput, to_device
+from .straggler import Own, everybody, slots
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 
@@ -38,7 +39,9 @@ class StopRequest:
 
 
 class Stepper:
-    """Draws batches and advances the engine. ``stopped`` is true once some rank was asked to stop."""
+    """Draws batches and advances the engine. ``stopped`` is true once some rank was asked to stop; ``paces`` has every rank's own times of
+    the step before the last, all zero at first.
+    """
 
     def __init__(self, engine: Any, batches: Iterator[TrainBatch], config: RunConfig, device: torch.device) -> None:
         self.stopped = False
@@ -54,6 +57,8 @@ class Stepper:
         self._speed = Speed(config, device)
         self._clock = Clock(device)
         self._clock.watch(engine.module.model)
+        self._pace = Own(0.0, 0.0)
+        self.paces = [self._pace] * dist.get_world_size()
 
     def advance(self, step: int, ema: Ema) -> dict[str, float]:
         """Take optimizer step number ``step`` (from 1), update ``ema``; the step's metrics, means over all ranks' samples. Collective.
@@ -93,19 +98,22 @@ class Stepper:
         clock.lap("ema")
         metrics |= {"optim/grad_norm": norm, "optim/lr": rate, "skip/count": self.skips.count} | self._gradients.metrics(norm)
         times = time_metrics(clock)
+        self._pace = Own.of(times)
         speed = self._speed.metrics(times["time/step"], self._samples, residues, cycles / self._passes, times["time/data_wait"])
         return metrics | times | speed
 
     def _agree(self, outputs: list[StepOutput], residues: float) -> tuple[dict[str, float], float]:
-        """The parts' terms averaged and ``residues`` summed over ranks; whether any rank is to stop."""
+        """The parts' terms averaged and ``residues`` summed over ranks; whether any rank is to stop, and the paces of the step before."""
         rows = [torch.stack([*output.terms, output.lddt_ca]).double() for output in outputs]
         mine = torch.stack(rows).mean(0)
-        shared = torch.cat([mine, mine.new_tensor([residues, float(self._stop.raised)])])
+        rank, world = dist.get_rank(), dist.get_world_size()
+        shared = torch.cat([mine, mine.new_tensor([residues, float(self._stop.raised), *slots(self._pace, rank, world)])])
         dist.all_reduce(shared)
-        *values, residues, stop = (shared / dist.get_world_size()).tolist()
+        self.paces = everybody(shared[-2 * world :].tolist())
+        *values, residues, stop = (shared[: -2 * world] / world).tolist()
         self.stopped = stop > 0
         names = [*(f"loss/{name}" for name in Loss._fields), "train/lddt_ca"]
-        return dict(zip(names, values, strict=True)), residues * dist.get_world_size()
+        return dict(zip(names, values, strict=True)), residues * world
 
     def _gradient_norm(self) -> float | None:
         """The norm where DeepSpeed will not say: at stage 0 it clips plain gradients without keeping the norm."""

@@ -31,6 +31,7 @@ from .resume import going_on, share_out
 from .rundir import RunDir, check_start
 from .start import check_initial, initial_metrics, load_initial
 from .step import TrainingStep
+from .straggler import Stragglers
 from .tracking.tracker import check_tracking
 from .validate import Validator
 
@@ -88,6 +89,7 @@ def train(config: RunConfig, resume: bool) -> int:
         heartbeat = held.enter_context(Heartbeat(run.ranks, ranks, places, config.run.collective_timeout))
         loader = held.enter_context(open_loader(config, store, ranks, step))
         stepper = Stepper(engine, iter(loader), config, device)
+        stragglers = Stragglers(places)
         validator = Validator(config, store, loader.order.chain_ids, device) if inline else None
         recorder.start(step if resume else None, mlflow_run, deepspeed_json(config, ranks.world), places, store)
         if imported is not None:
@@ -102,7 +104,9 @@ def train(config: RunConfig, resume: bool) -> int:
         while step < config.run.steps and not stepper.stopped and not verdict.ends:
             step += 1
             heartbeat.at(step, "training")
-            recorder.trained(step, stepper.advance(step, ema), stepper.skips.notice)
+            metrics = stepper.advance(step, ema)
+            recorder.trained(step, metrics | stragglers.seen(step, stepper.paces), stepper.skips.notice)
+            recorder.tell(stragglers.news())
             stepper.skips.check_budget(step)
             last = step == config.run.steps
             saves = last or stepper.stopped or step % config.run.checkpoint_every == 0

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 
 from ..cluster import health
 from ..cluster.checks import clock, folder, limits, pairs, reading, same
@@ -87,6 +88,14 @@ def passed(config: RunConfig, mine: RankInfo, *, whole: bool) -> Passed | None:
 
     FoldlineError when not all ranks come to each other.
     """
+    try:
+        return _passed(config, mine, whole)
+    except dist.DistError as error:
+        reason = str(error).splitlines()[0]
+        raise FoldlineError(f"the preflight broke off on rank {mine.rank} on {mine.host}: {reason}; look at rank 0's output") from None
+
+
+def _passed(config: RunConfig, mine: RankInfo, whole: bool) -> Passed | None:
     start = time.monotonic()
     names = checks_to_do(config.preflight, list(CHECKS) if mine.world > 1 or whole else CHEAP)
     meeting = None

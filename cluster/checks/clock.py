@@ -18,16 +18,16 @@ def look(store: Any, rank: int, world: int) -> dict[str, float]:
     the way through the network, far below what matters here.
     """
     ahead = []
-    store.add("clock/waiting", 1)
+    store.add("tick/waiting", 1)
     for tick in range(TICKS):
         if rank == 0:
-            while tick == 0 and store.add("clock/waiting", 0) < world:
+            while tick == 0 and store.add("tick/waiting", 0) < world:
                 time.sleep(PAUSE / 5)
             time.sleep(PAUSE)
-            store.set(f"clock/{tick}", repr(time.time()))
+            store.set(f"tick/{tick}", repr(time.time()))
             ahead.append(0.0)
         else:
-            sent = float(store.get(f"clock/{tick}"))
+            sent = float(store.get(f"tick/{tick}"))
             ahead.append(time.time() - sent)
     return {"ahead": min(ahead)}
 

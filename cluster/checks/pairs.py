@@ -155,11 +155,13 @@ def card_gbit(device: str) -> float:
     infiniband = [_infiniband(port) for port in Path("/sys/class/infiniband").glob("*/ports/*")]
     if device != "cpu" and infiniband:
         return max(infiniband)
+    card = Path("/sys/class/net") / _interface()
+    if not (card / "device").exists():
+        return 0.0  # a virtual card's rate is made up
     try:
-        speed = int((Path("/sys/class/net") / _interface() / "speed").read_text())
+        rate = max(0.0, int((card / "speed").read_text()) / 1e3)
     except (OSError, ValueError):
         return 0.0
-    rate = max(0.0, speed / 1e3)  # -1: virtual
     return min(rate, GLOO_STREAM) if device == "cpu" else rate
 
 
