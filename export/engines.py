@@ -15,7 +15,8 @@ from .bundle import ENGINE_DIR, ONNX, Bundle
 from .config import ExportConfig
 from .profiles import Profile, wide_profile
 from .runners import OnnxRuntimeRunner, Runner
-from .tensorrt import TensorRTRunner, build_engine, load, why_not
+from .tensorrt import load, why_not
+from .tensorrt.single import TensorRTRunner, build_engine
 
 ENGINES = ("onnxruntime", "tensorrt", "tensorrt_rtx")
 PACKAGES = ("torch", "onnx", "onnxruntime", "tensorrt", "tensorrt_rtx", "numpy", "gemmi")

@@ -29,8 +29,8 @@ ONE_FILE = {
     "deepspeed": ("trainer/engine.py",),
     "mlflow": ("trainer/tracking/feed.py", "trainer/tracking/registry.py"),
     "mpi4py": ("cluster/ranks.py", "data_store/pool.py"),
-    "tensorrt": ("export/tensorrt.py",),
-    "tensorrt_rtx": ("export/tensorrt.py",),
+    "tensorrt": ("export/tensorrt/backend.py",),
+    "tensorrt_rtx": ("export/tensorrt/backend.py",),
     "tensorstore": ("data_store/engine.py",),
 }
 

@@ -22,7 +22,8 @@ from foldline.export.runners import (
     features_of,
     run_fitted,
 )
-from foldline.export.tensorrt import TensorRTRunner, build_engine, why_not
+from foldline.export.tensorrt import why_not
+from foldline.export.tensorrt.single import TensorRTRunner, build_engine
 from foldline.model.alphafold import AlphaFold
 from foldline.tests.export.conformance import RunnerLaws, cycles_of
 

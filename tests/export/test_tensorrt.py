@@ -8,7 +8,8 @@ import pytest
 
 from foldline.errors import FoldlineError
 from foldline.export.profiles import wide_profile
-from foldline.export.tensorrt import build_engine, engine_identity, load
+from foldline.export.tensorrt import load
+from foldline.export.tensorrt.single import build_engine, engine_identity
 from foldline.model.alphafold import AlphaFold
 
 PROFILE = wide_profile(max_residues=64, typical_residues=48, max_clusters=8, max_extra=16, max_templates=1)

@@ -1,12 +1,8 @@
-"""TensorRT and TensorRT-RTX behind one adapter: ONNX -> engine file -> runner. The only file that imports either package.
-
-Both have the same API from TensorRT 10.14 on: networks are strongly typed, so precision is what the ONNX file says.
-"""
+"""A whole pass as one plan: ONNX -> engine file -> runner."""
 
 from __future__ import annotations
 
 import hashlib
-import importlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,43 +10,12 @@ from typing import Any
 
 import torch
 
-from ..errors import FoldlineError, missing_package
-from ..model.config import ModelConfig
-from .graph import input_schema, output_schema
-from .profiles import Profile
-from .runners import Features, State, TensorState, check_sizes, recycled_tensors, to_tensors
-
-EXTRAS = {"tensorrt": "tensorrt", "tensorrt_rtx": "tensorrt-rtx"}  # module: the extra that installs it
-OLDEST = (10, 14)  # of module tensorrt; before it, precision came from builder flags
-
-
-def load(backend: str) -> Any:
-    """Import ``tensorrt`` or ``tensorrt_rtx``. Raises FoldlineError with the reason when it is missing, broken or too old."""
-    try:
-        module = importlib.import_module(backend)
-    except ModuleNotFoundError:
-        raise missing_package(backend, EXTRAS[backend], f"engine '{backend}'") from None
-    except (ImportError, OSError) as error:
-        raise FoldlineError(f"engine '{backend}': its package is installed but does not load: {error}; install it again") from None
-    version = tuple(int(part) for part in module.__version__.split(".")[:2])
-    if backend == "tensorrt" and version < OLDEST:
-        raise FoldlineError(
-            f"engine 'tensorrt': version {module.__version__} is older than 10.14; run: pip install -U 'foldline[tensorrt]'"
-        )
-    return module
-
-
-def why_not(backend: str) -> str | None:
-    """Why ``backend`` cannot run on this machine; None when it can."""
-    try:
-        load(backend)
-    except FoldlineError as error:
-        return str(error)
-    if not torch.cuda.is_available():
-        return (
-            f"engine '{backend}' needs an NVIDIA GPU, and PyTorch ({torch.__version__}) sees none; use --engine onnxruntime on this machine"
-        )
-    return None
+from ...errors import FoldlineError
+from ...model.config import ModelConfig
+from ..graph import input_schema, output_schema
+from ..profiles import Profile
+from ..runners import Features, State, TensorState, check_sizes, recycled_tensors, to_tensors
+from .backend import load, new_logger, why_not
 
 
 def build_engine(backend: str, onnx_path: Path, profile: Profile, config: ModelConfig, path: Path, compute_capability: str = "") -> str:
@@ -60,7 +25,7 @@ def build_engine(backend: str, onnx_path: Path, profile: Profile, config: ModelC
     Raises FoldlineError with the parser's or builder's own words.
     """
     trt = load(backend)
-    logger = _logger(trt)
+    logger = new_logger(trt)
     builder = trt.Builder(logger)
     network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
     parser = trt.OnnxParser(network, logger)
@@ -77,7 +42,7 @@ def build_engine(backend: str, onnx_path: Path, profile: Profile, config: ModelC
         _build_for(trt, settings, backend, compute_capability)
     plan = builder.build_serialized_network(network, settings)
     if plan is None:
-        raise FoldlineError(f"{backend} {trt.__version__} cannot build {onnx_path.name} for profile {profile.name}: {logger.last_error}")
+        raise FoldlineError(f"{backend} {trt.__version__} cannot build {onnx_path.name} for profile {profile.name}: {logger.reason()}")
     path.write_bytes(plan)
     return engine_identity(backend, trt.__version__, onnx_path, profile, compute_capability or _this_gpu())
 
@@ -105,12 +70,12 @@ class TensorRTRunner:
             raise FoldlineError(reason)
         self._trt = load(backend)
         self.name, self.config, self.limits = backend, config, limits
-        self._logger = _logger(self._trt)
+        self._logger = new_logger(self._trt)
         self._runtime = self._trt.Runtime(self._logger)  # outlives the engine
         self._engine = self._runtime.deserialize_cuda_engine(path.read_bytes())
         if self._engine is None:
             raise FoldlineError(
-                f"{backend} {self._trt.__version__} cannot load {path}: {self._logger.last_error}; "
+                f"{backend} {self._trt.__version__} cannot load {path}: {self._logger.reason()}; "
                 "engines fit one version and one kind of GPU: export the bundle again on this machine"
             )
         self._context = self._engine.create_execution_context()
@@ -129,7 +94,7 @@ class TensorRTRunner:
             for name, tensor in made.items():
                 self._context.set_tensor_address(name, tensor.data_ptr())
             if not self._context.execute_async_v3(self._stream.cuda_stream):
-                raise FoldlineError(f"the {self.name} engine failed: {self._logger.last_error}; try --engine onnxruntime")
+                raise FoldlineError(f"the {self.name} engine failed: {self._logger.reason()}; try --engine onnxruntime")
         self._stream.synchronize()
         return TensorState(made)
 
@@ -153,18 +118,3 @@ def _this_gpu() -> str:
         return "default"
     major, minor = torch.cuda.get_device_capability()
     return f"{major}.{minor} {torch.cuda.get_device_name()}"
-
-
-def _logger(trt: Any) -> Any:
-    """A logger that keeps the last error for our own message and prints nothing."""
-
-    class Quiet(trt.ILogger):
-        def __init__(self) -> None:
-            super().__init__()
-            self.last_error = "no reason given"
-
-        def log(self, severity: Any, message: str) -> None:
-            if severity <= trt.ILogger.ERROR:
-                self.last_error = message
-
-    return Quiet()
