@@ -135,7 +135,7 @@ class _Embed(nn.Module):
         *chains, msa_feat, m_1, z_before, x = rest
         m, z = self.input_embedder(target_feat, residue_index, msa_feat, tuple(chains) or None)
         m_update, z_update = self.recycling_embedder(Recycled(m_1, z_before, x))
-        is_first = (torch.arange(m.shape[-3], device=m.device) == 0).to(m.dtype)
+        is_first = (torch.arange(m.shape[-3], device=m.device) == 0).to(m_update.dtype)
         return widen(m + is_first[:, None, None] * m_update[..., None, :, :]), widen(z + z_update)
 
 

@@ -60,8 +60,7 @@ class Stitcher:
             inputs = [self._schema[name] for name in piece.inputs]
             reduced = self._products if piece.trunk else None
             traced = trace(piece.module, inputs, len(piece.outputs), reduced, self._opset)
-            if reduced is not None:
-                make_explicit(traced.model, traced.parameters)
+            make_explicit(traced.model, traced.parameters)
             self._traces[piece.kind] = traced
         return self._traces[piece.kind]
 
