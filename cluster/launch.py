@@ -27,7 +27,7 @@ def mpirun(ranks: int, arguments: Sequence[str]) -> int:
     if ranks < 1:
         raise FoldlineError(f"--ranks {ranks} is less than 1; give the number of processes to start")
     command = mpirun_command(ranks, [sys.executable, "-m", "foldline.cli", *arguments])
-    job = subprocess.Popen(command, preexec_fn=_die_with_parent() if sys.platform == "linux" else None)
+    job = subprocess.Popen(command, preexec_fn=die_with_parent() if sys.platform == "linux" else None)
     before = {number: signal.signal(number, lambda *_: job.send_signal(signal.SIGUSR1)) for number in FORWARDED}
     try:
         while True:
@@ -40,7 +40,7 @@ def mpirun(ranks: int, arguments: Sequence[str]) -> int:
             signal.signal(number, handler)
 
 
-def _die_with_parent() -> Callable[[], None]:
+def die_with_parent() -> Callable[[], None]:
     """What the child does before it becomes mpirun: ask the kernel for a SIGTERM should this process be killed."""
     prctl = ctypes.CDLL(None, use_errno=True).prctl  # loaded here: between fork and exec nothing may be imported
     return lambda: prctl(PR_SET_PDEATHSIG, signal.SIGTERM)

@@ -1,0 +1,1 @@
+"""Batch jobs: one typed spec, the text of a job for each scheduler, submitting, following, cancelling."""

@@ -1,0 +1,64 @@
+"""``foldline submit``: the job's folder and text (--dry-run: the text alone), the scheduler's own command, and a note of the id."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from ...errors import FoldlineError
+from .records import Record, remember
+from .schedulers import SUBMIT
+from .shards import divide_table, merge_command
+from .spec import JobSpec, resolve
+from .text import file_name, job_text, work_of
+
+
+def submit_command(flags: Mapping[str, Any], defaults: Path | None, dry_run: bool, command: Sequence[str]) -> int:
+    """Submit ``command`` as a job, print its id; 0. With ``dry_run`` print what would be submitted and touch nothing."""
+    spec, cwd = resolve(flags, defaults, command), Path.cwd()
+    folder = (cwd / spec.folder).absolute() / f"{spec.name}-{datetime.now(UTC):%Y%m%d-%H%M%S}"
+    texts = job_texts(spec, command, cwd, folder)
+    if dry_run:
+        print("\n".join(f"# {folder / name}\n{text}" for name, text in texts.items()), end="")
+        return 0
+    try:
+        folder.mkdir(parents=True)
+    except FileExistsError:
+        raise FoldlineError(f"{folder} is there already: another job of this name was submitted this second; give --name") from None
+    if spec.array and command[0] == "ingest":
+        divide_table(command, spec.array, cwd)
+    for name, text in texts.items():
+        (folder / name).write_text(text)
+    ids = [SUBMIT[spec.scheduler](spec, folder / file_name(spec), "", False)]
+    for _ in range(spec.chain - 1):
+        ids.append(SUBMIT[spec.scheduler](spec, folder / file_name(spec), ids[-1], False))
+    if MERGE in texts:
+        ids.append(SUBMIT[spec.scheduler](_alone(spec), folder / MERGE, ids[-1], True))
+    submitted = f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S}"
+    remember(Record(tuple(ids), spec.scheduler, spec.name, str(folder), tuple(command), submitted, spec.array, spec.kind, spec.namespace))
+    for number in ids:
+        print(number)
+    print(f"follow it with: foldline jobs {ids[0]} --follow   (script, notes and logs: {folder})")
+    return 0
+
+
+MERGE = "merge.sh"  # joins the stores that an ingest's tasks have made
+
+
+def job_texts(spec: JobSpec, command: Sequence[str], cwd: Path, folder: Path) -> dict[str, str]:
+    """File name -> text, of everything that is submitted, in order. Reads a training's config, writes nothing."""
+    texts = {file_name(spec): job_text(spec, work_of(spec, command, cwd, folder))}
+    if spec.array and command[0] == "ingest":
+        if spec.scheduler == "kubernetes":
+            raise FoldlineError("an ingest's array ends with a merge, which Kubernetes cannot make wait; use `foldline ingest --workers`")
+        merge = merge_command(command, spec.array)
+        texts[MERGE] = job_text(_alone(spec), work_of(_alone(spec), merge, cwd, folder))
+    return texts
+
+
+def _alone(spec: JobSpec) -> JobSpec:
+    """The job that follows an array: one task."""
+    return replace(spec, array=0, name=f"{spec.name[:46]}-merge")
