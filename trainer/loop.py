@@ -20,6 +20,7 @@ from .checkpoint import MODEL
 from .checkpoint_writer import Policy
 from .checkpoints import Checkpoints
 from .config import RunConfig, load_config, passes_per_step, samples_per_step
+from .crash import Crash
 from .ema import Ema
 from .engine import deepspeed_json, initialize, require_deepspeed, start_process_group, stop_process_group
 from .heartbeat import Heartbeat, LostRankError, end
@@ -70,7 +71,7 @@ def train(config: RunConfig, resume: bool) -> int:
     inline = config.validate.mode == "inline"
     policy = Policy(config.run.keep_last, config.run.keep_every, config.run.checkpoint_mirror, inline)
 
-    with Recorder(config, run, ranks) as recorder, ExitStack() as held:
+    with Recorder(config, run, ranks) as recorder, Crash(run, config, ranks) as crash, ExitStack() as held:
         checkpoints = held.enter_context(Checkpoints(run, stage, store.content_hash, policy, asynchronous=config.run.checkpoint_async))
         step, mlflow_run, imported = 0, "", None
         found = checkpoints.newest(recorder.say) if resume else None
@@ -90,6 +91,8 @@ def train(config: RunConfig, resume: bool) -> int:
         loader = held.enter_context(open_loader(config, store, ranks, step))
         stepper = Stepper(engine, iter(loader), config, device)
         stragglers = Stragglers(places)
+        crash.follow(config, loader.order)
+        held.push(crash.seen)  # at once, before the heartbeat looks around for who is lost
         validator = Validator(config, store, loader.order.chain_ids, device) if inline else None
         recorder.start(step if resume else None, mlflow_run, deepspeed_json(config, ranks.world), places, store)
         if imported is not None:
@@ -104,6 +107,7 @@ def train(config: RunConfig, resume: bool) -> int:
         while step < config.run.steps and not stepper.stopped and not verdict.ends:
             step += 1
             heartbeat.at(step, "training")
+            crash.at(step)
             metrics = stepper.advance(step, ema)
             recorder.trained(step, metrics | stragglers.seen(step, stepper.paces), stepper.skips.notice)
             recorder.tell(stragglers.news())

@@ -29,6 +29,7 @@ class RunDir:
         self.validation = root / "validation"
         self.replays = root / "replays"
         self.ranks = root / "ranks"
+        self.crash = root / "crash"
         self.journal = root / "metrics.jsonl"
         self.plots = root / "plots"
         self.summary = root / "summary.json"
