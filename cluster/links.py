@@ -7,6 +7,7 @@ is missing is named. What is exchanged goes through that store too, so a broken 
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -75,12 +76,12 @@ def meet(mine: RankInfo, seconds: float) -> Meeting:
 
 
 def _open(mine: RankInfo, seconds: float) -> Any:
-    from torch.distributed import DistError, PrefixStore  # type: ignore[attr-defined]
-    from torch.distributed.rendezvous import rendezvous
+    from torch.distributed import DistError, PrefixStore, TCPStore  # type: ignore[attr-defined]
 
-    url = f"tcp://{mine.address}:{mine.port}"
+    serves = mine.rank == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"  # torchrun's agent keeps the store itself
+    wait = timedelta(seconds=seconds)
     try:
-        store, _, _ = next(iter(rendezvous(url, mine.rank, mine.world, timeout=timedelta(seconds=seconds))))
+        store = TCPStore(mine.address, mine.port, mine.world, serves, wait, wait_for_workers=False, multi_tenant=True)
     except DistError as error:
         place = f"{mine.address}:{mine.port}"
         reason = str(error).splitlines()[0]

@@ -1,4 +1,4 @@
-"""Two hosts with addresses, names and clocks of their own: network namespaces joined by a link. Root and iproute2; nothing is left behind."""
+"""Two hosts with addresses and names of their own: network namespaces joined by a link. Root and iproute2; nothing is left behind."""
 
 from __future__ import annotations
 
