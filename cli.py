@@ -15,13 +15,13 @@ from .trainer import arguments as trainer
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run one sub-command. Exit code 0: done; 2: the user's input, with one message on stderr; 130: interrupted."""
+    """Run one sub-command. Exit code 0: done; 2 (or what the error has): one message on stderr; 130: interrupted."""
     args = _parser().parse_args(argv)
     try:
         return int(args.run(args) or 0)
     except FoldlineError as error:
         print(f"foldline: {error}", file=sys.stderr)
-        return 2
+        return error.exit_code
     except BrokenPipeError:
         return 0
     except KeyboardInterrupt:

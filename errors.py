@@ -11,6 +11,11 @@ class FoldlineError(Exception):
     The message names the value, the rule it breaks and the way out, in that order.
     """
 
+    exit_code = 2  # of the command that it ends
+
+
+UNAVAILABLE = 69  # exit code where something that a run needs went away: a scheduler starts it again (EX_UNAVAILABLE)
+
 
 def missing_package(package: str, extra: str, purpose: str) -> FoldlineError:
     """The error for an optional package: what needs it and how to install it."""

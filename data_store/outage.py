@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from ..errors import FoldlineError
+from ..errors import UNAVAILABLE, FoldlineError
 from .places import place_of
 from .schema import MANIFEST
 
@@ -24,6 +24,8 @@ _jitter = random.Random()  # of its own seed: hundreds of workers must not come 
 
 class StoreUnreachableError(FoldlineError):
     """The store was away for longer than the run has patience; nothing is wrong with what was read before."""
+
+    exit_code = UNAVAILABLE
 
 
 @dataclass(frozen=True)

@@ -35,14 +35,15 @@ class Checkpoints:
         self._news: list[str] = []
         self._failures: list[str] = []  # in a row
 
-    def save(self, engine: Any, ema: Ema, step: int, samples: int, mlflow_run: str, best: Sequence[int] = ()) -> None:
+    def save(self, engine: Any, ema: Ema, step: int, samples: int, mlflow_run: str, best: Sequence[int] = (), obstacle: str = "") -> None:
         """Copy the state after ``step`` steps and write it; first wait for the checkpoint before. The steps ``best`` are kept.
+        ``obstacle``: why rank 0 must not write it, or "".
 
         FoldlineError, on all ranks, when this is the second in a row that cannot be written.
         """
         self.settle()
         snapshot = take_snapshot(engine, self._stage, ema)
-        problem = [self._make_room(step, snapshot.checkpoint_bytes) if dist.get_rank() == 0 else ""]
+        problem = [obstacle or self._make_room(step, snapshot.checkpoint_bytes) if dist.get_rank() == 0 else ""]
         dist.broadcast_object_list(problem)
         if problem[0]:
             self._failed(step, problem[0])

@@ -145,6 +145,11 @@ def check(config: RunConfig) -> None:
         (run.threads >= 0, f"run.threads = {run.threads} is negative; 0 shares the cores among the ranks"),
         (run.device in ("auto", "cpu", "cuda"), f"run.device = {run.device!r} is none of auto, cpu, cuda"),
         (run.collective_timeout > 0, f"run.collective_timeout = {run.collective_timeout} is not above 0 seconds"),
+        (
+            store_patience(config) < run.collective_timeout,
+            f"data.store_patience = {config.data.store_patience} is not below run.collective_timeout = {run.collective_timeout}: "
+            "the other ranks would give up a rank that waits for the store",
+        ),
         (optim.lr > 0, f"optim.lr = {optim.lr} is not above 0"),
         (optim.warmup_samples >= 0, f"optim.warmup_samples = {optim.warmup_samples} is negative"),
         (0 < optim.decay <= 1, f"optim.decay = {optim.decay} is not within (0, 1]"),
@@ -210,10 +215,11 @@ def _validation_rules(config: RunConfig) -> list[tuple[bool, str]]:
 
 
 POSITIVE = ("steps", "micro_batch", "accumulate", "checkpoint_every", "keep_last", "log_every", "skip_window")
-# A resumed run keeps these; the rest (how long, how often, where logs go) may change between starts.
-FIXED = ("model", "data", "features", "optim", "run.seed", "run.micro_batch", "run.accumulate", "run.batch")
-# A store may move and be read by more workers; its content hash is compared instead.
-FREE = ("data.store", "data.workers", "data.prefetch")
+# A resumed run keeps these; the rest (how long, how often, where logs go) may change between starts. That a step keeps its samples is
+# checked once the number of ranks is known (resume.py).
+FIXED = ("model", "data", "features", "optim", "run.seed")
+# A store may move and be read in another way; its content hash is compared instead.
+FREE = ("data.store", "data.workers", "data.prefetch", "data.store_patience", "data.slow_sample_seconds", "data.stuck_sample_seconds")
 
 
 def changed_keys(saved: Mapping[str, Any], config: RunConfig) -> list[str]:
@@ -221,6 +227,12 @@ def changed_keys(saved: Mapping[str, Any], config: RunConfig) -> list[str]:
     before, now = (flatten(to_dict(c)) for c in (from_dict(RunConfig, saved, "the saved config"), config))
     fixed = [key for key in now | before if key not in FREE and any(key == f or key.startswith(f"{f}.") for f in FIXED)]
     return [f"{key} (was {before.get(key)!r}, is {now.get(key)!r})" for key in sorted(fixed) if before.get(key) != now.get(key)]
+
+
+def store_patience(config: RunConfig) -> float:
+    """Seconds that a rank waits for a store that cannot be reached, by default so long that no rank is given up for it."""
+    stated = config.data.store_patience
+    return config.run.collective_timeout / 2 if stated is None else stated
 
 
 def passes_per_step(config: RunConfig, world: int) -> int:

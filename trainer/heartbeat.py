@@ -1,7 +1,8 @@
 """Every rank shows that it lives, and looks who does not: a job never waits for a lost rank longer than ``run.collective_timeout``.
 
 A thread of each rank rewrites ``RUN/ranks/rank_00000.json`` (host, process, step, what it does) eight times per time-out. While this rank
-gets on nobody reads them; only a rank that is stuck looks whose file stays as it is. Change counts, not the time: clocks of hosts differ.
+gets on nobody reads them; only a rank that is stuck looks whose file stays as it is, and who left by an error, whose message and exit code
+it then takes over: ranks end together. Change counts, not the time: clocks of hosts differ.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -19,29 +20,45 @@ from typing import Self
 import torch.distributed as dist
 
 from ..cluster.ranks import RankInfo
-from ..errors import FoldlineError
+from ..errors import UNAVAILABLE, FoldlineError
 from ..whole_file import write_atomic
 
-LOST = 69  # exit code when another rank died or hangs: start again with --resume (EX_UNAVAILABLE)
 BEATS = 8  # per time-out
 SLOWEST = 15.0  # seconds between beats, however long the time-out
 WAY_OUT = "start again with --resume; --launcher mpi --max-restarts N does so by itself"
 
 
 class LostRankError(FoldlineError):
-    """Another rank of the job died or hangs."""
+    """Another rank of the job died, hangs, or left by an error of its own, whose exit code is then this one's."""
+
+    def __init__(self, message: str, exit_code: int = UNAVAILABLE) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
 
 
 class Heartbeat:
-    """A context manager around a run's steps; ``at`` says where this rank is. Ends the process when it waits for a lost rank."""
+    """A context manager around a run's steps; ``at`` says where this rank is. Ends the process when it waits for a lost rank, after a call
+    of ``ending`` with its exit code.
+    """
 
-    def __init__(self, folder: Path, mine: RankInfo, ranks: Sequence[RankInfo], timeout: float) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        mine: RankInfo,
+        ranks: Sequence[RankInfo],
+        timeout: float,
+        ending: Callable[[int], None] = lambda code: None,
+        completed: Callable[[str], str] = str,
+    ) -> None:
         self._folder = folder
         self._mine = mine
         self._others = [place for place in ranks if place.rank != mine.rank]
         self._timeout = timeout
         self._every = min(timeout / BEATS, SLOWEST)
+        self._ending, self._completed = ending, completed
         self._place = (0, "starting")
+        self._error: dict[str, str | int] = {}
+        self._told_trouble = False
         self._since = time.monotonic()
         self._beats = 0
         self._launcher = os.getppid() if mine.source == "mpi" else 0
@@ -55,11 +72,13 @@ class Heartbeat:
     def explain(self, error: BaseException) -> LostRankError | None:
         """What to raise in place of ``error``, which a collective raised: who is silent, or where everybody is. None: something else."""
         watch, end = Watch(self._folder, self._others), time.monotonic() + 3 * self._every
+        step = self._place[0]
         while time.monotonic() < end:
             time.sleep(self._every / 4)
             watch.look()
+            if left := watch.left():
+                return left
         lost = watch.silent(2 * self._every)
-        step = self._place[0]
         if lost:
             return LostRankError(f"step {step}: {'; '.join(lost)}: no sign of life; {WAY_OUT}")
         if "imed out" in str(error) or "imeout" in str(error):
@@ -76,6 +95,9 @@ class Heartbeat:
         explained = self.explain(error) if error is not None and _of_communication(error) else None
         self._over.set()
         self._thread.join()
+        if isinstance(error, Exception) and explained is None:
+            self._error = {"error": str(error) or type(error).__name__, "exit_code": getattr(error, "exit_code", 1)}
+            self._beat()
         if explained is not None:
             raise explained from None
 
@@ -85,25 +107,37 @@ class Heartbeat:
         while not self._over.wait(self._every):
             self._beat()
             if self._launcher and os.getppid() != self._launcher:
-                end(f"rank {self._mine.rank} on {self._mine.host}: its launcher died, so it ends; {WAY_OUT}")
+                self._end(f"rank {self._mine.rank} on {self._mine.host}: its launcher died, so it ends; {WAY_OUT}")
             if time.monotonic() - self._since < self._timeout / 4:
                 watch = None
                 continue
             watch = watch or Watch(self._folder, self._others)
             watch.look()
+            if (left := watch.left()) and not self._over.is_set():
+                self._end(str(left), left.exit_code)
             lost = watch.silent(self._timeout / 2)  # with the quarter before and the beats between: within the time-out
             if lost and not self._over.is_set():
                 step, doing = self._place
-                end(f"step {step}: {'; '.join(lost)}: no sign of life; rank {self._mine.rank} waited for it ({doing}); {WAY_OUT}")
+                self._end(f"step {step}: {'; '.join(lost)}: no sign of life; rank {self._mine.rank} waited for it ({doing}); {WAY_OUT}")
+
+    def _end(self, message: str, code: int = UNAVAILABLE) -> None:
+        self._ending(code)
+        end(self._completed(message), code)
 
     def _beat(self) -> None:
         self._beats += 1
         step, doing = self._place
-        about = {"host": self._mine.host, "pid": os.getpid(), "beat": self._beats, "step": step, "doing": doing}
+        about = {"host": self._mine.host, "pid": os.getpid(), "beat": self._beats, "step": step, "doing": doing, **self._error}
+        path = beat_path(self._folder, self._mine.rank)
         try:
-            write_atomic(beat_path(self._folder, self._mine.rank), json.dumps(about) + "\n")
+            try:
+                write_atomic(path, json.dumps(about) + "\n")
+            except OSError:
+                os.utime(path)  # a full disk has room for a date
         except OSError as error:  # to the others this looks like a dead rank, so the reason must be told
-            print(f"foldline: rank {self._mine.rank} on {self._mine.host} cannot show that it lives: {error}", file=sys.stderr)
+            if not self._told_trouble:
+                print(f"foldline: rank {self._mine.rank} on {self._mine.host} cannot show that it lives: {error}", file=sys.stderr)
+            self._told_trouble = True
 
 
 class Watch:
@@ -126,22 +160,34 @@ class Watch:
         now = time.monotonic()
         return [self._tell(rank) for rank, (_, since) in self._seen.items() if now - since >= seconds]
 
+    def left(self) -> LostRankError | None:
+        """The error of a rank that left by one."""
+        for rank, ((text, _), _) in self._seen.items():
+            try:
+                about = json.loads(text)
+                return LostRankError(f"rank {rank} on {self._hosts[rank]} ended: {about['error']}", int(about["exit_code"]))
+            except (ValueError, KeyError, TypeError):
+                continue
+        return None
+
     def everybody(self) -> list[str]:
         """Where the ranks are."""
         return [self._tell(rank) for rank in self._seen]
 
     def _tell(self, rank: int) -> str:
         try:
-            about = json.loads(self._seen[rank][0])
+            about = json.loads(self._seen[rank][0][0])
             return f"rank {rank} on {self._hosts[rank]} (process {about['pid']}, last in step {about['step']}: {about['doing']})"
         except (ValueError, KeyError, TypeError):
             return f"rank {rank} on {self._hosts[rank]}"
 
-    def _read(self, rank: int) -> str:
+    def _read(self, rank: int) -> tuple[str, int]:
+        """The file's text and date."""
+        path = beat_path(self._folder, rank)
         try:
-            return beat_path(self._folder, rank).read_text()
+            return path.read_text(), path.stat().st_mtime_ns
         except OSError:
-            return ""
+            return "", 0
 
 
 def beat_path(folder: Path, rank: int) -> Path:
@@ -153,8 +199,8 @@ def _of_communication(error: BaseException) -> bool:
     return isinstance(error, dist.DistError) or any(library in str(error) for library in ("gloo", "NCCL"))
 
 
-def end(message: str) -> None:
+def end(message: str, code: int) -> None:
     """End the process, its threads, and whatever of it waits inside a collective, which nothing else interrupts."""
     print(f"foldline: {message}", file=sys.stderr, flush=True)
     sys.stdout.flush()
-    os._exit(LOST)
+    os._exit(code)

@@ -33,34 +33,60 @@ class Unsent(NamedTuple):
 
 
 class Journal:
-    """Writer of one journal; every line is in the file when ``append`` returns."""
+    """Writer of one journal. A line is in the file when ``append`` returns, or waits in memory for a disk that has no room: ``trouble``
+    then says why, and the next ``append`` or ``sync`` writes it first.
+    """
 
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         self.path = path
-        self._file = path.open("a")
-        if not _ends_with_newline(path):  # a process died inside a line: end it, so that the next record starts its own
-            self._file.write("\n")
+        self.trouble = ""
+        self._file = path.open("ab", buffering=0)
+        # A process that died inside a line left it open: end it, so that the next record starts its own.
+        self._waiting = b"" if _ends_with_newline(path) else b"\n"
 
     def append(self, kind: str, step: int, metrics: Mapping[str, float]) -> None:
         """Write one record. A value that is not finite becomes null, which JSON can hold."""
         values = {name: value if math.isfinite(value) else None for name, value in metrics.items()}
-        self._file.write(json.dumps({"kind": kind, "step": step, "time": round(time.time(), 3), "metrics": values}) + "\n")
-        self._file.flush()
+        record = {"kind": kind, "step": step, "time": round(time.time(), 3), "metrics": values}
+        self._waiting += json.dumps(record).encode() + b"\n"
+        self._write()
 
-    def sync(self) -> None:
-        """Force the journal to the disk."""
-        os.fsync(self._file.fileno())
+    def sync(self) -> str:
+        """Force the journal to the disk; why not all of it is there, or ""."""
+        self._write()
+        try:
+            os.fsync(self._file.fileno())
+        except OSError as error:
+            self.trouble = self.trouble or str(error)
+        return self.trouble
 
-    def close(self) -> None:
-        self.sync()
+    def close(self) -> str:
+        """The last ``sync``, with its answer."""
+        trouble = self.sync()
         self._file.close()
+        return trouble
+
+    def _write(self) -> None:
+        """Write what waits. What a full disk took of a line stays, and the rest of it follows: lines stay whole."""
+        self.trouble = ""
+        try:
+            while self._waiting:
+                self._waiting = self._waiting[self._file.write(self._waiting) :]
+        except OSError as error:
+            self.trouble = str(error)
 
 
 def read_after(path: Path, offset: int, limit: int = sys.maxsize) -> Unsent:
-    """Records of at most ``limit`` complete lines from byte ``offset`` on; lines that are not records (torn by a crash) are passed over."""
+    """Records of at most ``limit`` complete lines from byte ``offset`` on; lines that are not records (torn by a crash) are passed over.
+
+    Where ``offset`` is not the end of a line the file is not the one it was taken in (a host's crash cost it its end): all of it is read.
+    """
     with path.open("rb") as file:
-        file.seek(offset)
+        file.seek(max(0, offset - 1))
+        if offset and file.read(1) != b"\n":
+            file.seek(0)
+            offset = 0
         lines = [line for line in islice(file, limit) if line.endswith(b"\n")]
     records = [record for line in lines if (record := _parse(line)) is not None]
     return Unsent(records, offset + sum(map(len, lines)))

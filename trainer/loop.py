@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import ExitStack
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -11,7 +13,9 @@ import torch.distributed as dist
 
 from ..cluster.ranks import RankInfo, discover
 from ..data_store.loader import TrainLoader
+from ..data_store.outage import StorePatience
 from ..data_store.store import Store
+from ..errors import UNAVAILABLE
 from ..model.precision import describe, find_policy
 from ..model.weights import load_weights
 from .advance import Stepper
@@ -19,7 +23,7 @@ from .best import agree
 from .checkpoint import MODEL
 from .checkpoint_writer import Policy
 from .checkpoints import Checkpoints
-from .config import RunConfig, load_config, passes_per_step, samples_per_step
+from .config import RunConfig, load_config, passes_per_step, samples_per_step, store_patience
 from .crash import Crash
 from .ema import Ema
 from .engine import deepspeed_json, initialize, require_deepspeed, start_process_group, stop_process_group
@@ -29,6 +33,7 @@ from .places import take_places
 from .preflight import WRONG, passed
 from .recorder import Recorder
 from .resume import going_on, share_out
+from .run_state import FAILED, LOST, tell
 from .rundir import RunDir, check_start
 from .start import check_initial, initial_metrics, load_initial
 from .step import TrainingStep
@@ -40,7 +45,7 @@ STOPPED = 75  # exit code after SIGTERM or SIGUSR1: a checkpoint was saved, star
 
 
 def train_command(config_path: Path, overrides: Sequence[str], resume: bool) -> int:
-    """``foldline train``: 0 when all steps are done, 75 when a signal ended the run after a checkpoint."""
+    """``foldline train``: 0 when all steps are done, 75 when a signal ended the run after a checkpoint. LostRankError ends the process."""
     config = load_config(config_path, overrides)
     check_start(config, resume)
     if not resume:
@@ -55,7 +60,8 @@ def train_command(config_path: Path, overrides: Sequence[str], resume: bool) -> 
         dist.barrier()  # ranks end together: a launcher kills the rest when the first leaves with a code
         return code
     except LostRankError as lost:
-        end(str(lost))
+        tell_end(RunDir(Path(config.run.dir)), lost.exit_code)
+        end(str(lost), lost.exit_code)
         raise
     finally:
         stop_process_group()
@@ -65,7 +71,8 @@ def train(config: RunConfig, resume: bool) -> int:
     """Train to ``config.run.steps`` in ``config.run.dir``; every rank of the job calls it. Returns the exit code."""
     ranks = discover()
     device = start_process_group(config, ranks)
-    run, store, stage = RunDir(Path(config.run.dir)), Store.open(Path(config.data.store)), config.deepspeed.zero_stage
+    run, stage = RunDir(Path(config.run.dir)), config.deepspeed.zero_stage
+    store = Store.open(config.data.store, StorePatience(store_patience(config)))
     torch.manual_seed(config.run.seed)  # the same weights on every rank
     module = TrainingStep(config).to(device)
     inline = config.validate.mode == "inline"
@@ -76,7 +83,7 @@ def train(config: RunConfig, resume: bool) -> int:
         step, mlflow_run, imported = 0, "", None
         found = checkpoints.newest(recorder.say) if resume else None
         if found:
-            config = share_out(config, found.manifest, ranks.world)
+            config = share_out(config, found, ranks.world)
             load_weights(found.path / MODEL, module.model)
             step, mlflow_run = found.manifest.step, found.manifest.mlflow_run
         elif config.run.init_weights:
@@ -87,7 +94,8 @@ def train(config: RunConfig, resume: bool) -> int:
             checkpoints.restore(engine, ema, found)
             recorder.say(going_on(found, config, ranks.world))
         places = take_places(ranks, config, device)
-        heartbeat = held.enter_context(Heartbeat(run.ranks, ranks, places, config.run.collective_timeout))
+        ending = partial(tell_end, run)
+        heartbeat = held.enter_context(Heartbeat(run.ranks, ranks, places, config.run.collective_timeout, ending, crash.capture))
         loader = held.enter_context(open_loader(config, store, ranks, step))
         stepper = Stepper(engine, iter(loader), config, device)
         stragglers = Stragglers(places)
@@ -122,8 +130,8 @@ def train(config: RunConfig, resume: bool) -> int:
                 verdict = agree(run.journal, config, [*checkpoints.steps(), step])
             if saves or verdict.ends or step in verdict.best:
                 heartbeat.at(step, "saving")
-                recorder.saving()
-                checkpoints.save(engine, ema, step, step * samples_per_step(config, ranks.world), recorder.mlflow_run, verdict.best)
+                samples, lacking = step * samples_per_step(config, ranks.world), recorder.saving()
+                checkpoints.save(engine, ema, step, samples, recorder.mlflow_run, verdict.best, lacking)
             recorder.tell(checkpoints.news())
         heartbeat.at(step, "saving")
         checkpoints.finish()
@@ -137,12 +145,17 @@ def train(config: RunConfig, resume: bool) -> int:
     return 0
 
 
+def tell_end(run: RunDir, code: int) -> None:
+    """Say what became of a run whose rank 0 may be unable to."""
+    tell(run.state, LOST if code == UNAVAILABLE else FAILED)
+
+
 def open_loader(config: RunConfig, store: Store, ranks: RankInfo, step: int) -> TrainLoader:
     """This rank's batches of the steps after ``step``."""
     passes = passes_per_step(config, ranks.world)
     return TrainLoader(
         store.path,
-        config.data,
+        replace(config.data, store_patience=store_patience(config)),
         config.features,
         rank=ranks.rank,
         world=ranks.world,

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..cluster.launch import mpirun
+from .run_state import settle
 from .rundir import RunDir
 
 FINAL = (0, 2, 75, 130)  # done, wrong input or over a budget, stopped by a signal, interrupted: starting again would not help
@@ -22,6 +23,7 @@ def train_on_ranks(ranks: int, arguments: Sequence[str], root: Path, resume: boo
     run = RunDir(root)
     for number in range(1, restarts + 2):
         code = mpirun(ranks, [*arguments, *(["--resume"] if resume else [])])
+        settle(run.state, code)
         if code in FINAL or number > restarts:
             if code not in FINAL and restarts:
                 _say(f"the ranks ended with code {code} after {restarts} restarts, which is all that --max-restarts allows")

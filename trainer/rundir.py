@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from .. import __version__
+from ..data_store.outage import StorePatience
 from ..data_store.sampler import open_order
+from ..data_store.store import Store
 from ..errors import FoldlineError
-from .config import RunConfig, changed_keys
+from .config import RunConfig, changed_keys, store_patience
 
 PACKAGES = ("torch", "deepspeed", "mlflow", "numpy", "zarr", "tensorstore", "safetensors")
 
@@ -48,9 +50,11 @@ def check_start(config: RunConfig, resume: bool) -> None:
     Reads only, so that it can be called before the ranks start and again by each of them.
     """
     run = RunDir(Path(config.run.dir))
+    if resume:
+        Store.open(config.data.store, StorePatience(store_patience(config)))  # it was there once, and may be away just now
     if not config.data.store.startswith("s3://") and not Path(config.data.store).exists():
         raise FoldlineError(f"data.store = {config.data.store!r} is not there; make it: foldline ingest SOURCE --store {config.data.store}")
-    open_order(Path(config.data.store), config.data, config.features)  # says what the store lacks, and why no chain can be trained on
+    open_order(config.data.store, config.data, config.features)  # says what the store lacks, and why no chain can be trained on
     mirror = Path(config.run.checkpoint_mirror) if config.run.checkpoint_mirror else None
     copies = sorted(mirror.glob("step_*/manifest.json")) if mirror else []
     if not resume:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 import socket
+import sys
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -108,9 +109,12 @@ class Skips:
             everyone = [[s for s in suspects if s.terms != GRADIENT] for suspects in everyone]
         weights = self._keep_weights(step)
         rank = dist.get_rank()
-        if everyone[rank]:
-            self._write(step, rank, everyone[rank], weights)
         self.notice = f"step {step}: {_blame(everyone)}; {REMEDY.format(folder=self._run.replays)}"
+        try:
+            if everyone[rank]:
+                self._write(step, rank, everyone[rank], weights)
+        except OSError as error:
+            self.notice += f" (that of rank {rank} could not be written: {error})"
         return False
 
     def check_budget(self, step: int) -> None:
@@ -159,12 +163,15 @@ class Skips:
             return path  # nothing moved since the step before was skipped, and it saved them
         named = gather(self._engine, stage, master_partitions(self._engine, stage)) | dict(self._engine.module.named_buffers())
         if dist.get_rank() == 0:
-            path.parent.mkdir(parents=True, exist_ok=True)
             own = {key.removeprefix(MODULE_PREFIX): value for key, value in named.items() if key.startswith(MODULE_PREFIX)}
-            save_weights(path, own, {"step": str(step - 1), "weights": "model"})
-            kept = sorted(path.parent.glob("weights_before_*.safetensors"), key=lambda file: file.stat().st_mtime)
-            for old in kept[:-KEPT_WEIGHTS]:
-                old.unlink()
+            try:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                save_weights(path, own, {"step": str(step - 1), "weights": "model"})
+                kept = sorted(path.parent.glob("weights_before_*.safetensors"), key=lambda file: file.stat().st_mtime)
+                for old in kept[:-KEPT_WEIGHTS]:
+                    old.unlink()
+            except (OSError, FoldlineError) as error:  # a replay is lost, not the run
+                print(f"foldline: {error}", file=sys.stderr)
         dist.barrier()
         return path
 

@@ -54,11 +54,15 @@ class ValidationFiles:
         means = journal_means(report)
         lines = [*self._changed(chains), f"validation at step {step}: {_told(report)}"]
         self._journal.append("validate", step, means | {SET: chains.number})
-        write_atomic(report_path(self._run, step), json.dumps(report, indent=1, allow_nan=False) + "\n")
-        write_atomic(report_path(self._run, step).with_suffix(".csv"), chain_table(report))
-        if self._whole:
-            self._summarise(report, means)
-            self._draw(report, scores)
+        try:
+            write_atomic(report_path(self._run, step), json.dumps(report, indent=1, allow_nan=False) + "\n")
+            write_atomic(report_path(self._run, step).with_suffix(".csv"), chain_table(report))
+            if self._whole:
+                self._summarise(report, means)
+                self._draw(report, scores)
+        except OSError as error:
+            again = f"once there is room: foldline validate --run {self._run.root}"
+            lines.append(f"not all files of this validation are written ({error}); {again}")
         return lines
 
     def _changed(self, chains: ValidationSet) -> list[str]:

@@ -16,7 +16,8 @@ from safetensors.torch import load_file
 from foldline.cli import main
 from foldline.cluster.ranks import RankInfo, discover
 from foldline.data_store.ingest import ingest
-from foldline.trainer.heartbeat import LOST, Heartbeat, Watch
+from foldline.errors import UNAVAILABLE
+from foldline.trainer.heartbeat import Heartbeat, Watch
 from foldline.trainer.journal import read_journal
 
 from .test_skip import ROOT, write_config
@@ -93,7 +94,7 @@ def test_a_hanging_rank_is_named_in_time(store: Path, tmp_path: Path, number: in
     stopped = job.rank(number)
     os.kill(stopped, signal.SIGSTOP)
     code, errors, took = job.end()
-    assert code == LOST, errors
+    assert code == UNAVAILABLE, errors
     assert f"rank {number} on {os.uname().nodename} (process {stopped}" in errors
     assert took < TIMEOUT + 8  # and what mpirun takes to end the stopped one
 
@@ -130,7 +131,7 @@ def test_a_survivor_names_the_dead_rank_where_no_launcher_ends_it(store: Path, t
     ranks[1].kill()
     _, errors = ranks[0].communicate(timeout=TIMEOUT)
     ranks[1].communicate()
-    assert ranks[0].returncode == LOST, errors
+    assert ranks[0].returncode == UNAVAILABLE, errors
     assert f"rank 1 on {os.uname().nodename} (process {ranks[1].pid}" in errors
     assert "Traceback" not in errors
 

@@ -234,8 +234,23 @@ def test_a_killed_run_is_seen_to_be_gone(tmp_path: Path) -> None:
     ended = subprocess.Popen(["true"])
     ended.wait()
     run.state.write_text(json.dumps({"state": "running", "host": socket.gethostname(), "pid": ended.pid}))
-    assert "process is gone" in RunWatch(run, 100.0).ended()
+    assert RunWatch(run, 100.0).ended() == ""  # a restart may follow
+    assert "the run is lost" in RunWatch(run, 0.0).ended()
     run.state.write_text(json.dumps({"state": "running", "host": socket.gethostname(), "pid": os.getpid()}))
-    assert RunWatch(run, 100.0).ended() == ""
+    watch = RunWatch(run, 100.0)
+    assert watch.ended() == ""
     run.state.write_text('{"state": "stopped"}')
-    assert "is stopped" in RunWatch(run, 100.0).ended()
+    assert "is stopped" in watch.ended()
+
+
+def test_an_end_of_the_start_before_is_not_the_end(tmp_path: Path) -> None:
+    """A side job that is started beside --resume finds how the run ended last, until the training tells that it runs."""
+    run = RunDir(tmp_path)
+    run.state.write_text('{"state": "stopped"}')
+    watch = RunWatch(run, 100.0)
+    assert watch.ended() == ""
+    run.state.write_text(json.dumps({"state": "running", "host": socket.gethostname(), "pid": os.getpid()}))
+    assert watch.ended() == ""
+    run.state.write_text('{"state": "finished"}')
+    assert "is finished" in watch.ended()
+    assert "is finished" in RunWatch(run, 0.0).ended()  # nothing follows

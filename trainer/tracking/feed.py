@@ -19,6 +19,7 @@ from ...errors import FoldlineError
 from ...settings import flatten, from_dict, to_dict
 from ..config import RunConfig
 from ..journal import read_after
+from ..run_state import FAILED, FINISHED, LOST, RUNNING, STOPPED, state_of, told
 from ..rundir import RunDir
 from .parents import parent_run, stage_of
 from .registry import register
@@ -49,7 +50,7 @@ ARTIFACTS = (
     "tables/*",
     "validation/*",
 )
-STATUS = {"running": "RUNNING", "finished": "FINISHED", "stopped": "KILLED", "failed": "FAILED"}
+STATUS = {RUNNING: "RUNNING", FINISHED: "FINISHED", STOPPED: "KILLED", FAILED: "FAILED", LOST: "FAILED"}
 
 
 @dataclass
@@ -123,19 +124,18 @@ class Feed:
         return True
 
     def _tell_state(self, config: RunConfig, state: TrackingState, sent: Sent) -> None:
-        told = read_json(self.run.state)
-        now = str(told.get("state", "running"))
-        if now == "finished" and config.tracking.register:
+        now, last = state_of(self.run.state) or RUNNING, told(self.run.state)
+        if now == FINISHED and config.tracking.register:
             version = register(self._client, self.run, config, sent.run_id, state.uid, sent.version)
             if version != sent.version:
                 sent.version = version
                 state.save()
         if now == sent.state:
             return
-        if now == "running":
+        if now == RUNNING or last is None:
             self._client.update_run(sent.run_id, status="RUNNING")
         else:
-            self._client.set_terminated(sent.run_id, STATUS[now], round(float(told["time"]) * 1000))
+            self._client.set_terminated(sent.run_id, STATUS[now], round(last.time * 1000))
         sent.state = now
         state.save()
 

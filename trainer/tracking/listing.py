@@ -23,6 +23,7 @@ from rich.table import Table
 
 from ...errors import FoldlineError
 from ..measures import rankable
+from ..run_state import RUNNING, state_of, told
 
 LAST_STEPS = 50  # whose speed counts
 SILENT_SECONDS = 900.0  # after which a running run on another host is called silent
@@ -86,7 +87,7 @@ def run_directories(folder: Path) -> Iterable[Path]:
 
 def read_run(root: Path) -> RunLine:
     """What the files of one run directory say."""
-    config, about, told = (_object(root / name) for name in ("config.json", "environment.json", "state.json"))
+    config, about = (_object(root / name) for name in ("config.json", "environment.json"))
     started, last, best = _scan(root / "metrics.jsonl")
     if (side := root / "metrics.validation.jsonl").is_file():  # validated beside the training
         for name, (value, step) in _scan(side)[2].items():
@@ -96,7 +97,7 @@ def read_run(root: Path) -> RunLine:
     speeds = [speed for record in last if (speed := record["metrics"].get("speed/samples_per_second"))]
     return RunLine(
         name=tracking.get("run_name") or root.resolve().name,
-        state=_state(told, (root / "metrics.jsonl").stat().st_mtime),
+        state=_state(root),
         started=started,
         step=last[-1]["step"] if last else 0,
         steps=config.get("run", {}).get("steps", 0),
@@ -205,15 +206,13 @@ def _take(best: dict[str, tuple[float, int]], name: str, value: float, step: int
         best[name] = (value, step)
 
 
-def _state(told: dict[str, Any], written: float) -> str:
+def _state(root: Path) -> str:
     """A run that says it is running may be dead: its process is looked for on this host, its journal's age counts on others."""
-    state = str(told.get("state", "unknown"))
-    if state != "running":
+    state, now = state_of(root / "state.json") or "unknown", told(root / "state.json")
+    silent = time.time() - (root / "metrics.jsonl").stat().st_mtime
+    if state != RUNNING or now is None or now.host == socket.gethostname() or silent < SILENT_SECONDS:
         return state
-    if told.get("host") == socket.gethostname():
-        return "running" if Path(f"/proc/{told.get('pid')}").exists() else "died"
-    silent = time.time() - written
-    return "running" if silent < SILENT_SECONDS else f"silent for {silent / 3600:.1f} h"
+    return f"silent for {silent / 3600:.1f} h"
 
 
 def _record(line: bytes) -> dict[str, Any] | None:
