@@ -27,6 +27,16 @@ def load(cls: type[T], path: Path, overrides: Sequence[str] = ()) -> T:
     return from_dict(cls, data, str(path))
 
 
+def load_or_default(cls: type[T], path: Path | None, overrides: Sequence[str] = ()) -> T:
+    """``load``; without a file the defaults of ``cls`` under the overrides."""
+    if path is not None:
+        return load(cls, path, overrides)
+    data: dict[str, Any] = {}
+    for override in overrides:
+        _apply(data, override)
+    return from_dict(cls, data, "--set")
+
+
 def read_toml(path: Path) -> dict[str, Any]:
     """The tables of the TOML file at ``path``. Raises FoldlineError for a missing or malformed file."""
     try:

@@ -16,7 +16,7 @@ FOLDLINE = str(Path(sys.executable).parent / "foldline")
 STAGES: tuple[tuple[str, str], ...] = (
     ("raw mmCIF and PDB + A3M to a Zarr feature store", f"ingest examples/demo --store {RUN}/store"),
     ("training on two MPI ranks: DeepSpeed ZeRO-2, MLflow", "train --config examples/demo.toml --launcher mpi --ranks 2"),
-    ("weights to ONNX, engine, gate, bundle", f"export --run {RUN} --out {RUN}/bundle"),
+    ("weights to ONNX, engine, gate, bundle", f"export --run {RUN} --out {RUN}/bundle --config examples/demo_export.toml"),
     ("folding a protein that was not trained on", f"fold examples/demo/held_out --bundle {RUN}/bundle --out {RUN}/folds --recycles 1"),
 )
 

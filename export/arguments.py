@@ -3,7 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import json
+from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .config import ExportConfig
 
 
 def add_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -16,14 +22,29 @@ def _export(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> No
     sub = commands.add_parser("export", help="trained weights -> ONNX -> engine -> gated bundle")
     sub.add_argument("--run", type=Path, required=True, dest="run_dir", help="run directory of `foldline train`")
     sub.add_argument("--out", type=Path, required=True, help="bundle to create (must not exist)")
-    sub.add_argument("--engine", choices=("auto", "onnxruntime", "tensorrt", "tensorrt_rtx"), default="auto")
+    sub.add_argument("--engine", choices=("auto", "onnxruntime", "tensorrt", "tensorrt_rtx"), help="default: export.engine of the config")
+    _configured(sub)
     sub.set_defaults(run=_run_export)
+
+
+def _configured(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("--config", type=Path, help="TOML file with a table [export], see docs/export.md")
+    sub.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="overrides", help="e.g. export.gate.rmsd=0.05")
+    sub.add_argument("--proteins", type=Path, help="folder of A3M files with NAME.cif|.pdb, for length bins that the run's store lacks")
+
+
+def _configuration(args: argparse.Namespace) -> ExportConfig:
+    from .config import load_export_config
+
+    given = [f"export.gate.proteins={json.dumps(str(args.proteins))}"] if args.proteins is not None else []
+    return load_export_config(args.config, (*args.overrides, *given))
 
 
 def _run_export(args: argparse.Namespace) -> int:
     from .command import export_command
 
-    return export_command(args.run_dir, args.out, args.engine)
+    config = _configuration(args)
+    return export_command(args.run_dir, args.out, config if args.engine is None else replace(config, engine=args.engine))
 
 
 def _fold(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:

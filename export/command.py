@@ -6,8 +6,9 @@ import json
 import shutil
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,17 +18,19 @@ from rich.table import Table
 
 from .. import __version__
 from ..data_store.config import DataConfig, FeatureConfig
-from ..data_store.store import Store
-from ..data_store.types import ChainRecord
 from ..errors import FoldlineError
 from ..model.alphafold import AlphaFold
 from ..model.config import ModelConfig
 from ..model.weights import count_parameters, load_weights
 from ..settings import from_dict, to_dict
-from .bundle import GATE, ONNX, WEIGHTS, Bundle, new_bundle, sha256_of
-from .config import ExportConfig, GateConfig
+from .bench import BenchReport, run_bench
+from .bundle import ONNX, WEIGHTS, Bundle, new_bundle, sha256_of
+from .config import ExportConfig
+from .contenders import contenders
 from .engines import build, choose_engine, open_runner, package_versions
-from .gate import GateReport, choose_proteins, require, run_gate
+from .gate import GateReport, require, run_gate
+from .gate_proteins import Selection, select_proteins
+from .gate_report import write_report
 from .graph import input_schema, output_schema
 from .onnx import export_onnx
 from .runners import Runner, TorchRunner
@@ -44,11 +47,11 @@ class TrainedRun:
     weights: Path
 
 
-def export_command(run_dir: Path, out: Path, engine: str) -> int:
+def export_command(run_dir: Path, out: Path, config: ExportConfig) -> int:
     """Export the run in ``run_dir`` to the new bundle ``out`` and print what was made; 0, or FoldlineError and no bundle."""
     console = Console(highlight=False)
     run = read_run(run_dir)
-    bundle, report = export_bundle(run, out, replace(ExportConfig(), engine=engine), _stage_printer(console))
+    bundle, report = export_bundle(run, out, config, _stage_printer(console))
     console.print(_gate_table(report))
     size = sum(file.stat().st_size for file in out.rglob("*") if file.is_file())
     engine_name = bundle.manifest["engine"]["name"]
@@ -81,31 +84,48 @@ def export_bundle(run: TrainedRun, out: Path, config: ExportConfig, stage: Calla
     stage(f"engine {choice.name}: {choice.reason}")
     model = AlphaFold(run.model)
     about = load_weights(run.weights, model)
-    records = gate_records(run, config.gate)
+    _require_store(run)
     contents: dict[str, Any] = _contents(run, config, about)
     with new_bundle(out, contents) as folder:
         shutil.copyfile(run.weights, folder / WEIGHTS)
         export_onnx(model, folder / ONNX, config.opset)
         stage(f"ONNX: opset {config.opset}, {count_parameters(model):,} parameters, {(folder / ONNX).stat().st_size / 1e6:.1f} MB")
+        started = time.monotonic()
         contents["engine"] = build(folder, choice.name, run.model, run.features, config) | {"reason": choice.reason}
+        built = time.monotonic() - started
         runner: Runner = open_runner(folder, contents["engine"], run.model)
-        report = run_gate(TorchRunner(model), runner, records, run.features, config.gate, lambda name: stage(f"gate: {name}"))
+        selection = gate_selection(run, config, runner)
+        report = run_gate(TorchRunner(model), runner, selection, run.features, config.gate, on_protein=lambda name: stage(f"gate: {name}"))
         require(report)
-        (folder / GATE).write_text(json.dumps(report.to_dict(), indent=1, allow_nan=False) + "\n")
+        bench = _bench(run, folder, contents["engine"], selection, config, stage)
+        size = (folder / contents["engine"]["file"]).stat().st_size
+        write_report(folder, report, bench, contents["engine"] | {"build_seconds": built, "bytes": size})
     return Bundle.open(out), report
 
 
-def gate_records(run: TrainedRun, config: GateConfig) -> list[ChainRecord]:
-    """The proteins to compare on: validation chains of the run's store, any chains where it has none."""
+def gate_selection(run: TrainedRun, config: ExportConfig, runner: Runner) -> Selection:
+    """The proteins to compare on, from the run's store and what ``config.gate`` names. Raises FoldlineError where they do not suffice."""
+    longest = runner.limits["N_res"][1] if "N_res" in runner.limits else None
+    return select_proteins(run.data.store, run.data.validation, config.gate, longest)
+
+
+def _require_store(run: TrainedRun) -> None:
+    """Told before the minutes of building."""
     if not run.data.store.startswith("s3://") and not Path(run.data.store).exists():
         raise FoldlineError(
             f"the gate folds proteins of the run's store, and '{run.data.store}' (data.store of {run.path / 'config.json'}) is not there; "
             "run from the folder that the training ran in, or put the store back"
         )
-    store = Store.open(Path(run.data.store))
-    lengths = {name: int(length) for name, length in zip(store.chain_ids, store.lengths, strict=True)}
-    held_out = {name: lengths[name] for name in run.data.validation if name in lengths}
-    return [store.record(name) for name in choose_proteins(held_out or lengths, config)]
+
+
+def _bench(
+    run: TrainedRun, folder: Path, engine: dict[str, Any], selection: Selection, config: ExportConfig, stage: Callable[[str], None]
+) -> BenchReport | None:
+    if not config.bench.repeats:
+        return None
+    passes = config.gate.recycles + 1
+    given = contenders(run.weights, run.model, (engine["name"], partial(open_runner, folder, engine, run.model)))
+    return run_bench(given, selection, run.features, passes, config.bench, on_step=lambda text: stage(f"bench: {text}"))
 
 
 def _contents(run: TrainedRun, config: ExportConfig, about: dict[str, str]) -> dict[str, Any]:

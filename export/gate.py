@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -10,42 +10,51 @@ import numpy as np
 
 from ..data_store.config import FeatureConfig
 from ..data_store.featurize import inference_cycles
-from ..data_store.types import ChainRecord, FeatureBatch
+from ..data_store.types import FeatureBatch
 from ..errors import FoldlineError
 from .comparison import compare
-from .confidence import confidence_of, probabilities
+from .confidence import confidence_of
 from .config import GateConfig
-from .graph import Arrays, crop_outputs, feeds_of, input_schema, output_schema, pad_feeds, sizes_of
-from .recycling import fold_cycles
-from .runners import Runner, run_fitted
+from .gate_checks import Check, accuracy, fold, refusal, stability
+from .gate_proteins import Bin, GateProtein, Selection
+from .graph import Arrays
+from .runners import Runner
 
 
 @dataclass(frozen=True)
-class Check:
-    """One measured difference; a value that is not a number never passes."""
+class Scores:
+    """What one runner's fold of a protein is worth: lDDT-Cα (0..1) to the experiment, mean pLDDT (0..100), pTM (None without that head)."""
 
-    protein: str
+    lddt: float | None
+    plddt: float
+    ptm: float | None
+
+
+@dataclass(frozen=True)
+class Folded:
+    """One protein of the gate. ``clusters`` and ``extra``: the alignment rows that the network saw. ``engine``: None where not finite."""
+
     name: str
-    value: float
-    limit: float
-    unit: str
-
-    @property
-    def passed(self) -> bool:
-        """Within the limit."""
-        return bool(self.value <= self.limit)
-
-    def __str__(self) -> str:
-        return f"{self.protein}: {self.name} {self.value:.4g}{self.unit}, limit {self.limit:.4g}{self.unit}"
+    residues: int
+    rows: int
+    clusters: int
+    extra: int
+    origin: str
+    reference: Scores
+    engine: Scores | None
 
 
 @dataclass(frozen=True)
 class GateReport:
-    """Every check of one engine."""
+    """Every check of one engine, and what it was made on."""
 
     engine: str
     reference: str
     checks: tuple[Check, ...]
+    precision: str = "fp32"
+    recycles: int = 0
+    proteins: tuple[Folded, ...] = ()
+    bins: tuple[Bin, ...] = ()
 
     @property
     def failures(self) -> tuple[Check, ...]:
@@ -63,28 +72,46 @@ class GateReport:
 
     def to_dict(self) -> dict[str, Any]:
         """The JSON form; values that are not finite become text."""
-        checks = [asdict(check) | {"value": check.value if np.isfinite(check.value) else str(check.value)} for check in self.checks]
-        return {"passed": not self.failures, "engine": self.engine, "reference": self.reference, "checks": checks}
+        return {
+            "passed": not self.failures,
+            "engine": self.engine,
+            "reference": self.reference,
+            "precision": self.precision,
+            "recycles": self.recycles,
+            "proteins": [_finite(asdict(protein)) for protein in self.proteins],
+            "bins": [asdict(one) for one in self.bins],
+            "checks": [_finite(asdict(check)) | {"passed": check.passed} for check in self.checks],
+        }
 
 
 def run_gate(
     reference: Runner,
     engine: Runner,
-    records: Sequence[ChainRecord],
+    selection: Selection,
     features: FeatureConfig,
     config: GateConfig,
+    precision: str = "fp32",
     on_protein: Callable[[str], None] = lambda name: None,
 ) -> GateReport:
-    """Fold ``records`` with both runners and compare; ``on_protein`` is told each protein's name before it is folded."""
-    if not records:
+    """Fold the selected proteins with both runners, all passes of both, and compare by the limits of the engine's ``precision``.
+
+    ``on_protein`` is told of each protein before it is folded.
+    """
+    if not selection.proteins:
         raise ValueError("the gate needs at least one protein")
+    limits = config.limits(precision)
     checks: list[Check] = []
-    for record in records:
-        on_protein(record.metadata.chain_id)
-        cycles = inference_cycles(record, features, config.seed, config.recycles + 1)
-        checks += _accuracy(record, fold_cycles(reference, cycles), fold_cycles(engine, cycles), reference, config)
-        checks += _stability(record, engine, cycles[0], config)
-    return GateReport(engine.name, reference.name, tuple(checks))
+    folded: list[Folded] = []
+    for index, protein in enumerate(selection.proteins):
+        on_protein(f"{protein.name}, {protein.residues} residues, {protein.rows} alignment rows ({protein.origin})")
+        cycles = inference_cycles(protein.record, features, config.seed, config.recycles + 1)
+        if index == 0:
+            checks += refusal(engine, cycles[0])
+        ours, theirs = fold(reference, cycles), fold(engine, cycles)
+        checks += accuracy(protein.record, ours, theirs, reference, limits)
+        checks += stability(protein.record, engine, cycles[0], theirs.first, config, limits)
+        folded.append(_folded(protein, cycles[0], ours.last, theirs.last, reference))
+    return GateReport(engine.name, reference.name, tuple(checks), precision, config.recycles, tuple(folded), selection.bins)
 
 
 def require(report: GateReport) -> None:
@@ -94,63 +121,30 @@ def require(report: GateReport) -> None:
         raise FoldlineError(f"the {report.engine} engine does not fold like {report.reference}, so no bundle was written: {listed}")
 
 
-def choose_proteins(lengths: Mapping[str, int], config: GateConfig) -> list[str]:
-    """The ids of the shortest chains, none longer than ``max_residues``. Raises FoldlineError when there is none."""
-    chosen = sorted((length, name) for name, length in lengths.items() if length <= config.max_residues)[: config.proteins]
-    if not chosen:
-        raise FoldlineError(
-            f"the gate needs a chain of at most {config.max_residues} residues, and {', '.join(sorted(lengths)) or 'no chain'} is offered; "
-            "put shorter chains into data.validation"
-        )
-    return [name for _, name in chosen]
+def _folded(protein: GateProtein, batch: FeatureBatch, ours: Arrays, theirs: Arrays, reference: Runner) -> Folded:
+    finite = all(np.isfinite(value).all() for value in theirs.values())
+    return Folded(
+        name=protein.name,
+        residues=protein.residues,
+        rows=protein.rows,
+        clusters=int(batch.msa_mask.any(-1).sum()),
+        extra=int(batch.extra_msa_mask.any(-1).sum()),
+        origin=protein.origin,
+        reference=_scores(protein, ours, reference),
+        engine=_scores(protein, theirs, reference) if finite else None,
+    )
 
 
-def _accuracy(record: ChainRecord, ours: Arrays, theirs: Arrays, reference: Runner, config: GateConfig) -> Iterator[Check]:
-    """``ours``: PyTorch's outputs; ``theirs``: the engine's."""
-
-    def check(name: str, value: float, limit: float, unit: str = "") -> Check:
-        return Check(record.metadata.chain_id, name, value, limit, unit)
-
-    heads = reference.config.heads
-    broken = sum(int((~np.isfinite(value)).sum()) for value in theirs.values())
-    yield check("values that are not finite", float(broken), 0.0)
-    if broken:
-        return  # nothing else can be measured
-    distance = np.linalg.norm(ours["positions"] - theirs["positions"], axis=-1)[ours["atom_mask"] > 0.5]
-    yield check("position error of the worst atom", _largest(distance), config.position_error, " Å")
-    yield check("RMSD of all atoms", float(np.sqrt(np.mean(distance**2))) if distance.size else 0.0, config.rmsd, " Å")
-    yield check("different atoms", float((ours["atom_mask"] != theirs["atom_mask"]).sum()), 0.0)
-    before, after = (compare(outputs["positions"], record.positions, record.mask) for outputs in (ours, theirs))
-    if before is not None and after is not None:
-        yield check("change of lDDT-Cα", abs(before.lddt_ca - after.lddt_ca), config.lddt)
-    known, new = (confidence_of(outputs, heads) for outputs in (ours, theirs))
-    yield check("change of pLDDT", _largest(known.plddt - new.plddt), config.plddt)
-    if known.ptm is not None and new.ptm is not None:
-        yield check("change of pTM", abs(known.ptm - new.ptm), config.ptm)
-    bins = probabilities(ours["distogram"]) - probabilities(theirs["distogram"])
-    yield check("distogram probability error", _largest(bins), config.distogram)
+def _scores(protein: GateProtein, outputs: Arrays, reference: Runner) -> Scores:
+    comparison = compare(outputs["positions"], protein.record.positions, protein.record.mask)
+    confidence = confidence_of(outputs, reference.config.heads)
+    return Scores(None if comparison is None else comparison.lddt_ca, float(confidence.plddt.mean()), confidence.ptm)
 
 
-def _stability(record: ChainRecord, engine: Runner, batch: FeatureBatch, config: GateConfig) -> Iterator[Check]:
-    """The same input twice gives the same bits; padding changes nothing that is not padding."""
-    name, schema = record.metadata.chain_id, input_schema(engine.config)
-    feeds = feeds_of(batch, engine.config, None)
-    once, again = run_fitted(engine, feeds), run_fitted(engine, feeds)
-    different = sum(int((once[key] != again[key]).sum()) for key in once)
-    yield Check(name, "values that change when run again", float(different), 0.0, "")
-    sizes = {d: min(n + config.padding, engine.limits.get(d, (0, n + config.padding))[1]) for d, n in sizes_of(feeds, schema).items()}
-    padded = crop_outputs(run_fitted(engine, pad_feeds(feeds, schema, sizes)), output_schema(engine.config), len(batch.aatype))
-    moved = np.linalg.norm(once["positions"] - padded["positions"], axis=-1)[once["atom_mask"] > 0.5]
-    yield Check(name, "position change by padding", _largest(moved), config.position_error, " Å")
-    shift = confidence_of(once, engine.config.heads).plddt - confidence_of(padded, engine.config.heads).plddt
-    yield Check(name, "pLDDT change by padding", _largest(shift), config.plddt, "")
+def _finite(values: dict[str, Any]) -> dict[str, Any]:
+    return {name: str(value) if isinstance(value, float) and not np.isfinite(value) else value for name, value in values.items()}
 
 
 def _excess(check: Check) -> float:
     """Sorts checks; what is not a number is worst."""
     return float("inf") if np.isnan(check.value) else check.value
-
-
-def _largest(values: np.ndarray) -> float:
-    """The largest magnitude; NaN stays NaN."""
-    return float(np.abs(values).max()) if values.size else 0.0

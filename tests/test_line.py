@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
+EXPORT = ROOT / "examples" / "demo_export.toml"
 DEMO = ROOT / "examples" / "demo"
 HELD_OUT = DEMO / "held_out"
 SMALL = (
@@ -43,7 +44,7 @@ def line(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for arguments in (
         ["ingest", str(DEMO), "--store", f"{root}/store"],
         ["train", "--config", str(ROOT / "examples" / "demo.toml"), *where, "--launcher", "mpi", "--ranks", "2"],
-        ["export", "--run", f"{root}/run", "--out", f"{root}/bundle"],
+        ["export", "--run", f"{root}/run", "--out", f"{root}/bundle", "--config", str(EXPORT), "--set=export.bench.memory=false"],
         ["fold", str(HELD_OUT), "--bundle", f"{root}/bundle", "--out", f"{root}/folds", "--recycles", "1"],
     ):
         done = foldline(*arguments)

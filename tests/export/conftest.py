@@ -24,6 +24,7 @@ from foldline.tests.export import cases
 Traced = tuple[AlphaFold, Path]
 DEMO = Path(__file__).resolve().parents[2] / "examples" / "demo"
 NAMES = ("1ajj_A", "2hba_A")  # the shortest of the demo's proteins
+SHORT_GATE = ("gate.bins=[64]", "gate.covered_bins=1", "gate.deep_rows=0", "bench.repeats=0")  # one of the store's chains
 FEATURES = FeatureConfig(max_msa_clusters=8, max_extra_msa=16, max_templates=2)
 
 
@@ -96,5 +97,6 @@ def run_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def exported(run_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The bundle of ``run_dir``, made by the command line."""
     out = tmp_path_factory.mktemp("exported") / "bundle"
-    assert main(["export", "--run", str(run_dir), "--out", str(out), "--engine", "onnxruntime"]) == 0
+    short = [f"--set=export.{key}" for key in SHORT_GATE]
+    assert main(["export", "--run", str(run_dir), "--out", str(out), "--engine", "onnxruntime", *short]) == 0
     return out

@@ -174,6 +174,6 @@ def test_the_bundle_can_be_rebuilt_from_itself(exported: Path, run_dir: Path) ->
     assert manifest["files"]["weights.safetensors"] == manifest["weights"]["sha256"]
     saved = json.loads((run_dir / "config.json").read_text())
     assert (manifest["model"], manifest["features"]) == (saved["model"], saved["features"])
-    assert set(manifest["files"]) == {"model.onnx", "weights.safetensors", "gate.json"}
+    assert set(manifest["files"]) == {"model.onnx", "weights.safetensors", "gate.json", "gate.html"}
     assert json.loads((exported / "gate.json").read_text())["passed"] is True
     assert manifest["engine"]["name"] == "onnxruntime"
