@@ -1,4 +1,4 @@
-# make setup | demo | test | test-all | lint | clean. Everything runs in .venv, which `setup` makes and keeps current.
+# make setup | demo | test | test-cluster | test-all | lint | clean. Everything runs in .venv, which `setup` makes and keeps current.
 SHELL := /bin/bash
 PYTHON ?= python3
 VENV := .venv
@@ -7,7 +7,7 @@ STAMP := $(VENV)/.foldline-setup
 # Two processes share the cores in the demo and the tests: OpenMP threads that spin while they wait would steal them.
 export OMP_WAIT_POLICY := PASSIVE
 
-.PHONY: setup demo test test-all lint gpu-check clean
+.PHONY: setup demo test test-cluster test-all lint gpu-check clean
 setup: $(STAMP)
 
 # deepspeed is a source package without extensions here: it is built against the torch installed in the step before.
@@ -22,6 +22,10 @@ demo: setup
 
 test: setup
 	$(BIN)/python -m pytest -m "not slow"
+
+# Jobs on a real Slurm, and two hosts with a network between them: Debian's slurmctld slurmd slurm-client munge iproute2, and root.
+test-cluster: setup
+	$(BIN)/python -m pytest -m slow tests/cluster
 
 test-all: setup
 	$(BIN)/python -m pytest
