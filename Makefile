@@ -1,4 +1,4 @@
-# make setup | demo | test | test-cluster | test-all | lint | clean. Everything runs in .venv, which `setup` makes and keeps current.
+# make setup | demo | test | test-cluster | test-all | lint | chaos | clean. Everything runs in .venv, which `setup` makes and keeps current.
 SHELL := /bin/bash
 PYTHON ?= python3
 VENV := .venv
@@ -7,7 +7,7 @@ STAMP := $(VENV)/.foldline-setup
 # Two processes share the cores in the demo and the tests: OpenMP threads that spin while they wait would steal them.
 export OMP_WAIT_POLICY := PASSIVE
 
-.PHONY: setup demo test test-cluster test-all lint gpu-check clean
+.PHONY: setup demo test test-cluster test-all lint chaos gpu-check clean
 setup: $(STAMP)
 
 # deepspeed is a source package without extensions here: it is built against the torch installed in the step before.
@@ -36,6 +36,11 @@ lint: setup
 	rm -rf $(VENV)/src && mkdir -p $(VENV)/src/foldline  # mypy takes the package's name from the folder's, and would read runs/ too
 	ln -s $(CURDIR)/{__init__,cli,errors,settings,whole_file}.py $(CURDIR)/{cluster,data_store,export,model,trainer} $(VENV)/src/foldline
 	MYPYPATH=$(VENV)/src $(BIN)/mypy -p foldline
+
+# A real training under 20 faults, held against the same training without; SEED=S gives the faults of an earlier time again.
+chaos: setup
+	test -d runs/chaos/store || $(BIN)/foldline ingest examples/demo --store runs/chaos/store
+	$(BIN)/foldline chaos --config examples/chaos.toml --faults 20 $(if $(SEED),--seed $(SEED))
 
 # Runs on CUDA machines without network: not in .venv, but with $(PYTHON) and what that has (docs/gpu-check.md).
 gpu-check:

@@ -16,6 +16,7 @@ def add_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
     _replay(commands)
     _plan(commands)
     _profile(commands)
+    _chaos(commands)
     _runs(commands)
     _track(commands)
 
@@ -221,3 +222,19 @@ def _run_profile(args: argparse.Namespace) -> int:
     from .profile import profile_command
 
     return profile_command(args.config, args.overrides, args.steps, args.out)
+
+
+def _chaos(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    sub = _configured(commands, "chaos", "train under randomly timed faults, and hold the result against the undisturbed training")
+    sub.add_argument("--faults", type=int, required=True, metavar="N", help="how many; with 9 or more every kind comes")
+    sub.add_argument("--seed", type=int, metavar="S", help="of the faults' kinds, order and moments (default: a new one, printed)")
+    sub.add_argument("--ranks", type=int, default=2, help="ranks on this host (default 2)")
+    sub.add_argument("--only", action="append", default=[], metavar="KIND", help="no other kinds, e.g. 'rank killed'; may be given again")
+    sub.add_argument("--out", type=Path, metavar="DIR", help="a new folder for both runs and chaos.json (default: run.dir/seed_S)")
+    sub.set_defaults(run=_run_chaos)
+
+
+def _run_chaos(args: argparse.Namespace) -> int:
+    from .chaos.command import chaos_command
+
+    return chaos_command(args.config, args.overrides, args.faults, args.seed, args.ranks, args.out, args.only)

@@ -1,0 +1,1 @@
+"""`foldline chaos`: a small real training under faults, held against the same training without."""

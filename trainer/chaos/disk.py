@@ -1,0 +1,48 @@
+"""A small file system in memory that can be filled: the run directory of the disturbed run lies on it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+
+class SmallDisk:
+    """A tmpfs at ``place``."""
+
+    def __init__(self, place: Path) -> None:
+        self.place = place
+        self._filler = place / "filler"
+
+    def mount(self, size: int) -> str:
+        """Make it, ``size`` bytes; why that cannot be, or ""."""
+        self.place.mkdir(parents=True, exist_ok=True)
+        command = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(self.place)]
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, check=False)
+        except OSError as error:
+            return str(error)
+        return f"no file system can be mounted: {done.stderr.strip() or 'root is needed'}" if done.returncode else ""
+
+    def fill(self, left: int) -> None:
+        """Take all room but ``left`` bytes."""
+        with self._filler.open("wb") as file:
+            while (more := shutil.disk_usage(self.place).free - left) > 0:  # the job frees and takes some meanwhile
+                os.posix_fallocate(file.fileno(), file.seek(0, os.SEEK_END), more)
+
+    def free(self) -> None:
+        """Make room again."""
+        self._filler.unlink(missing_ok=True)
+
+    def unmount(self) -> None:
+        """Put the files that are on it in its place."""
+        kept = self.place.with_name(f"{self.place.name}.kept")
+        shutil.copytree(self.place, kept, symlinks=True)
+        self.drop()
+        self.place.rmdir()
+        kept.rename(self.place)
+
+    def drop(self) -> None:
+        """Unmount, files and all."""
+        subprocess.run(["umount", "--lazy", str(self.place)], check=False, capture_output=True)
