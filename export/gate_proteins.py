@@ -80,10 +80,11 @@ def select_proteins(store: Path | str | None, validation: Sequence[str], config:
     """
     sources = _Sources(store, frozenset(validation), config)
     chosen: dict[str, GateProtein] = {}
-    bins = []
+    bins: list[Bin] = []
+    beyond: list[Bin] = []
     for shortest, end in zip((1, *(limit + 1 for limit in config.bins)), config.bins, strict=False):
         if longest is not None and shortest > longest:
-            bins.append(Bin(shortest, end, "", f"beyond the engine's {longest} residues"))
+            beyond.append(Bin(shortest, end, "", f"beyond the engine's {longest} residues"))
             continue
         reach = end if longest is None else min(end, longest)
         found = sources.first(lambda c, low=shortest, high=reach: low <= c.residues <= high, lambda c: -c.residues)  # type: ignore[misc]
@@ -100,7 +101,7 @@ def select_proteins(store: Path | str | None, validation: Sequence[str], config:
                 + "; give a folder that has one with --proteins, or lower export.gate.deep_rows"
             )
         chosen[deep.name] = deep
-    return Selection(tuple(sorted(chosen.values(), key=lambda p: (p.residues, p.name))), tuple(bins))
+    return Selection(tuple(sorted(chosen.values(), key=lambda p: (p.residues, p.name))), (*bins, *beyond))
 
 
 class _Sources:
@@ -160,10 +161,9 @@ def _resolved(record: ChainRecord) -> bool:
 
 
 def _require_bins(bins: Sequence[Bin], config: GateConfig) -> None:
-    """As many bins as the config says are covered, or all that the engine's sizes reach."""
-    within = [b for b in bins if b.protein or not b.note.startswith("beyond")]
-    empty = [b for b in within if not b.protein]
-    if len(within) - len(empty) < min(config.covered_bins, len(within)):
+    """As many bins as the config says are covered, or all of ``bins``: those that the engine's sizes reach."""
+    empty = [b for b in bins if not b.protein]
+    if len(bins) - len(empty) < min(config.covered_bins, len(bins)):
         lengths = ", ".join(f"{b.shortest} to {b.longest}" for b in empty)
         raise FoldlineError(
             f"the gate has no protein of {lengths} residues, and export.gate.covered_bins = {config.covered_bins}; give a folder of A3M "
