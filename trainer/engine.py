@@ -13,6 +13,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import nn
+from torch.distributed import distributed_c10d as c10d
 
 from ..cluster.binding import cuda_index
 from ..cluster.interfaces import choose_interface
@@ -151,7 +152,14 @@ def initialize(module: nn.Module, config: RunConfig, world: int) -> Any:
     engine, *_ = deepspeed.initialize(
         model=module, optimizer=adam(module.parameters(), config.optim), config=deepspeed_json(config, world), dist_init_required=False
     )
+    limit_groups(config.run.collective_timeout)
     return engine
+
+
+def limit_groups(seconds: float) -> None:
+    """DeepSpeed reduces in groups that it makes with torch's time-out of 10 (NCCL) to 30 minutes (gloo): give every group ours."""
+    for group in list(c10d._world.pg_map):
+        c10d._set_pg_timeout(timedelta(seconds=seconds), group)
 
 
 def stop_process_group() -> None:
