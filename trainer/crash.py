@@ -26,7 +26,7 @@ import psutil
 from ..cluster.ranks import RankInfo
 from ..data_store.sampler import Cursor, SampleOrder
 from ..errors import FoldlineError
-from .config import RunConfig, passes_per_step, samples_per_step
+from .config import RunConfig, passes_per_step, samples_per_step, to_json
 from .incident import IncidentFolder, ask, asked, forget
 from .rundir import RunDir
 
@@ -119,7 +119,7 @@ class Crash:
         incident = IncidentFolder.open(self._run, f"rank_{self._mine.rank}")
         self._write_own(incident.folder, message, error)
         if incident.mine:
-            incident.write_about(self._config)
+            incident.write_about(to_json(self._config))
             ask(self._run, incident.folder)
             self._await_others(incident.folder)
             incident.write_ranks()
@@ -195,14 +195,19 @@ def _process_file(run: RunDir, rank: int) -> Path:
     return run.ranks / f"process_{rank:05d}.json"
 
 
-def bundle_from_outside(run: RunDir, since: float, config: RunConfig, reason: str) -> Path:
-    """The launcher's: the bundle that a rank has made after ``since`` (seconds since the epoch), else a new one of what lies there."""
+def bundle_from_outside(run: RunDir, since: float, reason: str) -> Path | None:
+    """The launcher's: the bundle that a rank has made after ``since`` (seconds since the epoch), else a new one of what lies in RUN.
+
+    None where the ranks had not begun.
+    """
+    if not run.ranks.exists():
+        return None
     made = [folder for folder in sorted(run.crash.glob("*_rank_*")) if folder.stat().st_mtime >= since]
     if made:
         return made[-1]
     forget(run)
     incident = IncidentFolder.open(run, "launcher")
     (incident.folder / "launcher.txt").write_text(f"{reason}\nseen by the launcher on {socket.gethostname()}\n")
-    incident.write_about(config)
+    incident.write_about(run.config.read_text() if run.config.exists() else "")
     incident.write_ranks()
     return incident.folder

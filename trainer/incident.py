@@ -15,7 +15,6 @@ from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any
 
-from .config import RunConfig, to_json
 from .provenance import PACKAGE, git_state
 from .rundir import RunDir, environment
 
@@ -53,9 +52,9 @@ class IncidentFolder:
         folder.mkdir(exist_ok=True)
         return cls(run, folder, mine=True)
 
-    def write_about(self, config: RunConfig) -> None:
-        """Config, environment and versions of this process, the journal's end; then the oldest bundles go."""
-        (self.folder / "config.json").write_text(IN_URL.sub(f"{HIDDEN}@", to_json(config)))
+    def write_about(self, config: str) -> None:
+        """The text ``config``, environment and versions of this process, the journal's end; then the oldest bundles go."""
+        (self.folder / "config.json").write_text(IN_URL.sub(f"{HIDDEN}@", config))
         about: dict[str, Any] = {
             "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
             "host": socket.gethostname(),

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..cluster.launch import mpirun
+from .crash import bundle_from_outside
 from .run_state import settle
 from .rundir import RunDir
 
@@ -22,8 +23,11 @@ def train_on_ranks(ranks: int, arguments: Sequence[str], root: Path, resume: boo
     """Run ``foldline ARGUMENTS`` on ``ranks`` processes, and again with --resume, at most ``restarts`` times. The last exit code."""
     run = RunDir(root)
     for number in range(1, restarts + 2):
+        since = time.time()
         code = mpirun(ranks, [*arguments, *(["--resume"] if resume else [])])
         settle(run.state, code)
+        if code not in FINAL and (bundle := bundle_from_outside(run, since, f"the ranks ended with code {code}")):
+            _say(f"crash bundle: {bundle}")
         if code in FINAL or number > restarts:
             if code not in FINAL and restarts:
                 _say(f"the ranks ended with code {code} after {restarts} restarts, which is all that --max-restarts allows")

@@ -16,7 +16,6 @@ import pytest
 
 from foldline.cluster.launch import mpirun_command
 from foldline.cluster.ranks import RankInfo
-from foldline.data_store.ingest import ingest
 from foldline.data_store.loader import TrainLoader
 from foldline.errors import FoldlineError
 from foldline.trainer.config import RunConfig, load_config
@@ -24,7 +23,7 @@ from foldline.trainer.crash import Crash, bundle_from_outside, samples_of
 from foldline.trainer.incident import HIDDEN, KEPT, IncidentFolder, forget, without_secrets
 from foldline.trainer.rundir import RunDir
 
-from .test_skip import ROOT, write_config
+from .test_skip import write_config
 
 
 def place(rank: int) -> RankInfo:
@@ -35,13 +34,6 @@ def fail_in(crash: Crash, step: int) -> None:
     with crash:
         crash.at(step)
         raise FoldlineError("too many")
-
-
-@pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("data") / "store"
-    ingest(ROOT / "examples" / "demo", path)
-    return path
 
 
 @pytest.fixture
@@ -132,11 +124,29 @@ def test_the_newest_few_bundles_stay(config: RunConfig) -> None:
     run = RunDir(Path(config.run.dir))
     for second in range(KEPT + 3):
         (run.crash / f"20200101T00000{second}_rank_0").mkdir(parents=True)
-    made = bundle_from_outside(run, time.time(), config, "code 137")
+    IncidentFolder.open(run, "rank_3").write_about("{}")
     kept = sorted(path.name for path in run.crash.iterdir() if path.is_dir())
     assert len(kept) == KEPT
-    assert made.name in kept
+    assert kept[-1].endswith("_rank_3")
     assert "20200101T000000_rank_0" not in kept
+
+
+def test_the_launcher_names_a_ranks_bundle_or_gathers_what_killed_ranks_left(config: RunConfig) -> None:
+    run = RunDir(Path(config.run.dir))
+    assert bundle_from_outside(run, 0.0, "the ranks ended with code 137") is None  # they had not begun
+    run.ranks.mkdir(parents=True)
+    run.config.write_text('{"uri": "http://me:hunter2@host"}')
+    (run.ranks / "rank_00001.json").write_text('{"host": "h2", "step": 7, "doing": "training"}\n')
+    (run.ranks / "fatal_00001.txt").write_text("Fatal Python error: Segmentation fault\n")
+    made = bundle_from_outside(run, time.time() - 1.0, "the ranks ended with code 137")
+    assert made is not None
+    assert "code 137" in (made / "launcher.txt").read_text()
+    assert json.loads((made / "ranks.jsonl").read_text()) == {"host": "h2", "step": 7, "doing": "training"}
+    assert "Segmentation fault" in (made / "fatal_00001.txt").read_text()
+    assert "hunter2" not in (made / "config.json").read_text()
+    forget(run)
+    ranks_own = IncidentFolder.open(run, "rank_1").folder
+    assert bundle_from_outside(run, time.time() - 60.0, "") == ranks_own
 
 
 def test_a_signal_writes_the_stacks_of_a_rank_without_its_interpreter(config: RunConfig) -> None:
