@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from .script import FRUITLESS, STALE, Work, words
+from .script import FRUITLESS, LOST, STALE, Work, waiting, words
 from .spec import JobSpec
 
 PORT = 29400
@@ -185,8 +185,17 @@ def pod_script(spec: JobSpec, work: Work, node: str, address: str, port: str, at
     launch = words([*work.program, "launch", "--ranks-per-node", str(spec.ranks), "--nodes", str(spec.nodes)])
     place = [f'node="{node}"', f'address="{address}"', f'port="{port}"', f"unset {STALE}"]
     start = f'{launch} --node "$node" --address "$address" --port "$port" -- {words(work.command)} "${{resume[@]}}" &'
-    lines = [*place, "resume=()", *_resume(work), start, "pid=$!", "trap 'kill -USR1 \"$pid\"' TERM USR1", 'wait "$pid"; code=$?']
-    lines += ['while kill -0 "$pid" 2>/dev/null; do wait "$pid"; code=$?; done', *([at_end] if at_end else []), 'exit "$code"']
+    lines = [
+        *place,
+        "resume=()",
+        *_resume(work),
+        start,
+        "pid=$!",
+        *waiting("USR1")[1:],
+        LOST,
+        *([at_end] if at_end else []),
+        'exit "$code"',
+    ]
     return "\n".join(lines) + "\n"
 
 

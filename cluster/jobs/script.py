@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from .spec import ON_RANKS, JobSpec
 
 STALE = "RANK LOCAL_RANK WORLD_SIZE LOCAL_WORLD_SIZE GROUP_RANK MASTER_ADDR MASTER_PORT"  # of a shell that was itself inside a job
+LOST = '[ "$code" -gt 128 ] && [ "$code" != 130 ] && code=69  # killed from outside is a lost rank, too; 130 is an interrupt'
 FRUITLESS = 3  # starts in a row without a new checkpoint, after which a job gives up
 
 
@@ -127,8 +128,7 @@ def ending(again: Sequence[str], suffix: str = "") -> list[str]:
     """Note how it ended. ``again``: bash for exit codes 69 (a rank was lost) and 75 (stopped after saving)."""
     return [
         "",
-        "# Killed from outside (128 and more; 130 is an interrupt) is a lost rank, too.",
-        '[ "$code" -gt 128 ] && [ "$code" != 130 ] && code=69',
+        LOST,
         'echo "foldline: ended with code $code"',
         'case "$code" in',
         f'    0) : > "$job/done{suffix}" ;;',

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -19,15 +20,11 @@ from .text import file_name, job_text, work_of
 def submit_command(flags: Mapping[str, Any], defaults: Path | None, dry_run: bool, command: Sequence[str]) -> int:
     """Submit ``command`` as a job, print its id; 0. With ``dry_run`` print what would be submitted and touch nothing."""
     spec, cwd = resolve(flags, defaults, command), Path.cwd()
-    folder = (cwd / spec.folder).absolute() / f"{spec.name}-{datetime.now(UTC):%Y%m%d-%H%M%S}"
+    folder = _folder((cwd / spec.folder).absolute(), f"{spec.name}-{datetime.now(UTC):%Y%m%d-%H%M%S}", make=not dry_run)
     texts = job_texts(spec, command, cwd, folder)
     if dry_run:
         print("\n".join(f"# {folder / name}\n{text}" for name, text in texts.items()), end="")
         return 0
-    try:
-        folder.mkdir(parents=True)
-    except FileExistsError:
-        raise FoldlineError(f"{folder} is there already: another job of this name was submitted this second; give --name") from None
     if spec.array and command[0] == "ingest":
         divide_table(command, spec.array, cwd)
     for name, text in texts.items():
@@ -57,6 +54,21 @@ def job_texts(spec: JobSpec, command: Sequence[str], cwd: Path, folder: Path) ->
         merge = merge_command(command, spec.array)
         texts[MERGE] = job_text(_alone(spec), work_of(_alone(spec), merge, cwd, folder))
     return texts
+
+
+def _folder(parent: Path, name: str, make: bool) -> Path:
+    """``name`` below ``parent``, with a number where another job of this second has it."""
+    for number in count(1):
+        folder = parent / (name if number == 1 else f"{name}-{number}")
+        if not make and not folder.exists():
+            return folder
+        if make:
+            try:
+                folder.mkdir(parents=True)
+                return folder
+            except FileExistsError:
+                continue
+    raise AssertionError("there is always a free number")
 
 
 def _alone(spec: JobSpec) -> JobSpec:

@@ -42,6 +42,8 @@ def work_of(spec: JobSpec, command: Sequence[str], cwd: Path, folder: Path) -> W
         if "--launcher" in command or "--ranks" in command:
             raise FoldlineError("train --launcher and --ranks start ranks on this host; in a job --nodes and --ranks-per-node say how many")
         work = replace(work, run_dir=run_directory(command, cwd, inside))
+        if spec.scheduler == "kubernetes" and not work.run_dir.startswith("/"):
+            raise FoldlineError(f"run.dir = {work.run_dir!r} would be lost with its pod; give an absolute path below a --mount")
     return shard(spec, work) if spec.array else work
 
 
