@@ -106,9 +106,7 @@ def start_process_group(config: RunConfig, ranks: RankInfo) -> torch.device:
     # DeepSpeed reads the place of a rank from these, and would otherwise look for an MPI of its own.
     os.environ.update(RANK=str(ranks.rank), LOCAL_RANK=str(ranks.local_rank), WORLD_SIZE=str(ranks.world))
     os.environ.update(MASTER_ADDR=ranks.address, MASTER_PORT=str(ranks.port))
-    interface = choose_interface(ranks.address, ranks.port, ranks.world == ranks.local_world, os.environ)
-    os.environ.update(interface)
-    CHOSEN.update(interface)
+    take_interface(ranks)
     os.environ.setdefault("DS_ACCELERATOR", device.type)
 
     import deepspeed
@@ -134,6 +132,13 @@ def start_process_group(config: RunConfig, ranks: RankInfo) -> torch.device:
             f"the launcher ({ranks.source}) must name rank 0's host and a port that is free there"
         ) from None
     return device
+
+
+def take_interface(ranks: RankInfo) -> None:
+    """Tell gloo and NCCL which network interface leads to the other ranks, where nobody has told them."""
+    interface = choose_interface(ranks.address, ranks.port, ranks.world == ranks.local_world, os.environ)
+    os.environ.update(interface)
+    CHOSEN.update(interface)
 
 
 def make_deterministic() -> None:

@@ -38,6 +38,7 @@ from .checkpoint import committed
 from .checkpoint_state import BYTES
 from .config import RunConfig, load_config, passes_per_step
 from .config import to_json as config_json
+from .engine import take_interface
 from .journal import read_journal
 from .plan import cost_of, parameter_bytes, step_seconds
 from .provenance import PACKAGE, git_state
@@ -100,6 +101,7 @@ def _passed(config: RunConfig, mine: RankInfo, whole: bool) -> Passed | None:
     names = checks_to_do(config.preflight, list(CHECKS) if mine.world > 1 or whole else CHEAP)
     meeting = None
     if mine.world > 1:
+        take_interface(mine)  # pairs are to be measured on the way that the training takes
         meeting = meet(mine, config.preflight.seconds if whole else config.run.collective_timeout)
     job = Job(config, mine, meeting, whole, meeting.tell("mark", uuid.uuid4().hex) if meeting else uuid.uuid4().hex)
     results = [_check(job, name) for name in names]

@@ -179,7 +179,7 @@ def _interface() -> str:
     import psutil
 
     named = os.environ.get("GLOO_SOCKET_IFNAME", "").split(",")[0]
-    if named:
+    if named:  # by the user, or as the way to rank 0
         return named
     try:
         address = socket.gethostbyname(socket.gethostname())
