@@ -29,8 +29,9 @@ def train_on_ranks(ranks: int, arguments: Sequence[str], root: Path, resume: boo
         if code not in FINAL and (bundle := bundle_from_outside(run, since, f"the ranks ended with code {code}")):
             _say(f"crash bundle: {bundle}")
         if code in FINAL or number > restarts:
-            if code not in FINAL and restarts:
-                _say(f"the ranks ended with code {code} after {restarts} restarts, which is all that --max-restarts allows")
+            if code not in FINAL:
+                allowed = f" after {restarts} restarts, which is all that --max-restarts allows" if restarts else ""
+                _say(f"the ranks ended with code {code}{allowed}; {_way_out(run)}")
             return code
         left = _still_running(run)
         if left:
@@ -44,6 +45,12 @@ def train_on_ranks(ranks: int, arguments: Sequence[str], root: Path, resume: boo
             where = f"from the beginning, for there is no checkpoint yet; what there was is in {_set_aside(run)}"
         _say(f"the ranks ended with code {code}; restart {number} of {restarts} {where}")
     raise AssertionError("the last round returns")
+
+
+def _way_out(run: RunDir) -> str:
+    if any(run.checkpoints.glob("step_*/manifest.json")):
+        return "go on with --resume"
+    return f"there is no checkpoint yet, so start again in another run.dir, or delete {run.root}"
 
 
 def _still_running(run: RunDir) -> list[int]:

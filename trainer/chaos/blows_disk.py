@@ -24,7 +24,7 @@ class DiskFull(Blow):
     def strike(self, scene: Scene) -> str:
         assert scene.disk
         self._brief = self.fault.choice < 0.5
-        scene.disk.fill(0)
+        scene.disk.fill()
         return f"no byte is left, until {'a checkpoint has failed' if self._brief else 'the run has ended'}"
 
     def over(self, scene: Scene, outcome: Outcome) -> bool:
@@ -32,6 +32,7 @@ class DiskFull(Blow):
         if self._brief and telling(outcome.output, "was not written", "training goes on"):
             scene.disk.free()
             return True
+        scene.disk.fill()
         return False
 
     def operate(self, scene: Scene, outcome: Outcome) -> str:

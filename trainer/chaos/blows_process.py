@@ -56,6 +56,9 @@ class RankStopped(Blow):
 
     traits = Traits("rank stopped", ("training", "saving"), ends=True)
 
+    def ready(self, scene: Scene) -> bool:
+        return super().ready(scene) and bool(scene.job.ranks())
+
     def strike(self, scene: Scene) -> str:
         ranks = scene.job.ranks()
         self._rank = sorted(ranks)[pick(self.fault.choice, len(ranks))]
@@ -81,6 +84,9 @@ class StopSignal(Blow):
     """A scheduler's pre-emption."""
 
     traits = Traits("stop signal", ("training", "saving"), ends=True)
+
+    def ready(self, scene: Scene) -> bool:
+        return super().ready(scene) and bool(scene.job.ranks())
 
     def strike(self, scene: Scene) -> str:
         ranks = scene.job.ranks()

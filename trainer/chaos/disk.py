@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+from contextlib import suppress
 from pathlib import Path
 
 
@@ -25,11 +26,12 @@ class SmallDisk:
             return str(error)
         return f"no file system can be mounted: {done.stderr.strip() or 'root is needed'}" if done.returncode else ""
 
-    def fill(self, left: int) -> None:
-        """Take all room but ``left`` bytes."""
-        with self._filler.open("wb") as file:
-            while (more := shutil.disk_usage(self.place).free - left) > 0:  # the job frees and takes some meanwhile
-                os.posix_fallocate(file.fileno(), file.seek(0, os.SEEK_END), more)
+    def fill(self) -> None:
+        """Take all room. To be called again and again: the job deletes files meanwhile."""
+        free = shutil.disk_usage(self.place).free
+        if free:
+            with self._filler.open("ab") as file, suppress(OSError):  # the job took some of it in this moment
+                os.posix_fallocate(file.fileno(), file.seek(0, os.SEEK_END), free)
 
     def free(self) -> None:
         """Make room again."""

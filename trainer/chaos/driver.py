@@ -19,7 +19,7 @@ from .job import Job
 from .plan import Fault
 
 POLL = 0.01  # seconds between looks
-PATIENCE = 120.0  # seconds beyond the collective time-out in which a job must get on: its start takes most of them
+PATIENCE = 300.0  # seconds beyond the collective time-out in which a job must get on: its start takes most of them
 INPUT = 2  # exit code of what a person must mend
 SYNC = re.compile(r"send it with: foldline (track sync .+)")
 

@@ -76,8 +76,12 @@ class Job:
 
     def ranks(self) -> dict[int, int]:
         """Rank -> process id, of the ranks that have come as far as Python."""
-        found = {}
-        for process in psutil.Process(self.process.pid).children(recursive=True):
+        found: dict[int, int] = {}
+        try:
+            family = psutil.Process(self.process.pid).children(recursive=True)
+        except psutil.Error:
+            return found
+        for process in family:
             with suppress(psutil.Error):
                 rank = process.environ().get("OMPI_COMM_WORLD_RANK")
                 if rank is not None and "foldline.cli" in process.cmdline():
