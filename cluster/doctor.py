@@ -157,7 +157,7 @@ NOT_DETERMINISTIC = {
     "attention by SDPA on CUDA": "fused backward passes add with atomics; run.deterministic = true refuses or replaces them",
     "cuDNN": "benchmark mode picks algorithms by timing; run.deterministic = true switches it off",
     "number of threads on the CPU": "sums are split by run.threads; give a number, the default follows the usable cores",
-    "number of ranks and ZeRO stage": "reductions add in another order; equal to rounding, no setting makes them bit-equal",
+    "ranks, run.micro_batch and ZeRO stage": "reductions add in another order; equal to rounding, no setting makes them bit-equal",
     "NCCL": "the order of additions follows from the number of ranks and their wiring; another allocation may round otherwise",
     "hardware and versions": "other GPUs, torch, cuBLAS or CPU kernels round otherwise; RUN/environment.json says what a run had",
 }

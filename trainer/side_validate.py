@@ -15,13 +15,14 @@ from pathlib import Path
 
 import torch
 
+from ..data_store.outage import StorePatience
 from ..data_store.sampler import open_order
 from ..data_store.store import Store
 from ..errors import FoldlineError
 from ..model.weights import read_weights
 from .best import judge
 from .checkpoint import publish, read_manifest
-from .config import RunConfig
+from .config import RunConfig, store_patience
 from .journal import Journal, side_journal
 from .rundir import RunDir
 from .validate import Validator
@@ -111,8 +112,8 @@ def validate_along(job: SideJob, watch: RunWatch, say: Say, seconds: float) -> i
 
 
 def open_store(config: RunConfig) -> Store:
-    """The run's feature store, by the path in its config."""
-    return Store.open(config.data.store)
+    """The run's feature store, by the path in its config, with the run's patience."""
+    return Store.open(config.data.store, StorePatience(store_patience(config)))
 
 
 @contextmanager
