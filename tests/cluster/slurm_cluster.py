@@ -54,6 +54,7 @@ SlurmdTimeout=20
 InactiveLimit=0
 KillWait=10
 MinJobAge=600
+FirstJobId={first}
 JobRequeue=1
 PreemptType=preempt/partition_prio
 PreemptMode=REQUEUE
@@ -170,7 +171,7 @@ class SlurmCluster:
 
     def _configure(self) -> None:
         host, ports = socket.gethostname().split(".")[0], free_ports(1 + len(self.nodes))
-        lines = [CONFIGURATION.format(host=host, folder=self.folder, port=ports[0])]
+        lines = [CONFIGURATION.format(host=host, folder=self.folder, port=ports[0], first=ports[0])]  # ranks' ports follow from ids
         for node, port in zip(self.nodes, ports[1:], strict=True):
             shape = f"CPUs={CORES} Boards=1 SocketsPerBoard=1 CoresPerSocket={CORES} ThreadsPerCore=1 RealMemory=4000 State=UNKNOWN"
             lines.append(f"NodeName={node} NodeAddr=127.0.0.1 NodeHostname={host} Port={port} {shape}\n")
