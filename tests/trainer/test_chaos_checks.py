@@ -20,11 +20,14 @@ from foldline.data_store.config import DataConfig
 from foldline.data_store.ingest import ingest
 from foldline.data_store.store import Store
 from foldline.trainer.chaos import checks
+from foldline.trainer.chaos.blow import Blow, Outcome, Pace, Scene, telling
 from foldline.trainer.chaos.blows_disk import chunks
+from foldline.trainer.chaos.blows_process import RankKilled, StopSignal
 from foldline.trainer.chaos.clock import Clock, absent
 from foldline.trainer.chaos.command import KINDS
-from foldline.trainer.chaos.job import MARK
-from foldline.trainer.chaos.plan import draw, window
+from foldline.trainer.chaos.driver import Driver
+from foldline.trainer.chaos.job import MARK, Job
+from foldline.trainer.chaos.plan import Fault, draw, window
 from foldline.trainer.config import RunConfig, RunSection, to_json
 from foldline.trainer.journal import Journal
 from foldline.trainer.rundir import RunDir
@@ -216,6 +219,54 @@ def test_the_moved_clock_moves_the_wall_clock_alone(tmp_path: Path, seconds: int
     assert 0.59 < waited < 60
     assert abs(wall - steady - seconds) < 2
     assert abs(date - steady - seconds) < 2
+
+
+def drive(folder: Path, arguments: list[str], blows: list[Blow]) -> Driver:
+    """A driver over a command that is no training and ends by itself."""
+    run = RunDir(folder / "run")
+    config = RunConfig(DataConfig(store="s"), RunSection(dir=str(run.root), steps=STEPS, collective_timeout=1.0))
+    scene = Scene(config, run, folder, Pace(), "driver test")
+    driver = Driver(scene, blows, lambda number, _: Job(arguments, folder / f"{number}.log", run, "driver test", {}), lambda _: None)
+    driver.run()
+    return driver
+
+
+def test_an_end_that_asks_for_a_person_is_no_end_to_go_on_from(tmp_path: Path) -> None:
+    driver = drive(tmp_path, ["train", "--config", "absent.toml"], [])
+    assert driver.codes == [2]
+    first, second = driver.problems
+    assert first.startswith("start 1 ended with code 2, though nothing was done to it")
+    assert second.startswith("start 1 asks for a person (code 2), who had nothing to mend")
+
+
+def test_a_fault_that_found_no_moment_is_told(tmp_path: Path) -> None:
+    driver = drive(tmp_path, ["--version"], [RankKilled(Fault(3, "rank killed", 5, "training", 0.5, 0.5, 0.5))])
+    assert driver.codes == [0]
+    assert driver.problems == ["fault 3 (rank killed) found no moment to come"]
+
+
+@pytest.mark.parametrize(
+    ("output", "code", "lost", "problems"),
+    [
+        ("foldline: stopped by a signal after step 9; go on with --resume\n", 75, 0, []),
+        ("stopped by a signal after step 9; go on with --resume\n", 69, 0, ["exit code 69, not 75"]),
+        ("stopped by a signal after step 9; go on with --resume\n", 75, 2, ["2 steps were lost, though there was time to save"]),
+        ("bye\n", 75, 0, ["no message says that it was stopped by a signal"]),
+    ],
+)
+def test_a_fault_is_judged_by_message_code_and_lost_steps(output: str, code: int, lost: int, problems: list[str]) -> None:
+    fault = Fault(1, "stop signal", 9, "training", 0.5, 0.5, 0.5)
+    outcome = Outcome(fault, 9, "", 1, 0.0, code=code, output=output, reached=9 + lost, resumed=9)
+    assert StopSignal(fault).judge(outcome) == problems
+
+
+def test_a_message_is_found_in_mpiruns_frame() -> None:
+    frame = "-" * 74
+    told = "prterun noticed that process rank 0 with PID 7 on node vm exited on\nsignal 9 (Killed)."
+    output = f"step 1\n{frame}\n{told}\n{frame}\nfoldline: end\n"
+    assert telling(output, "exited on signal 9") == told.replace("\n", " ")
+    assert telling(output, "end") == "end"
+    assert telling(output, "rank 0", "step 1") == ""
 
 
 @pytest.mark.parametrize(
