@@ -17,14 +17,15 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 TUNSETIFF, IFF_TAP, IFF_NO_PI = 0x400454CA, 0x0002, 0x1000
-FAKETIME = Path("/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1")
+# Open MPI reaches other hosts through a program that is called like ssh: with the host and a shell command.
+AGENT = '#!/bin/bash\nhost=$1; shift\nexec ip netns exec "$host" unshare --uts bash -c "hostname $host; $*"\n'
 
 
 class Hosts:
     """``one`` and ``two``, at 10.77.0.1 and 10.77.0.2. ``on`` makes a command line that runs on a host."""
 
-    def __init__(self, folder: Path) -> None:
-        self.one, self.two = self.names = (f"fl{os.getpid()}a", f"fl{os.getpid()}b")
+    def __init__(self, folder: Path, suffix: str) -> None:
+        self.one, self.two = self.names = (f"fl{os.getpid()}{suffix}a", f"fl{os.getpid()}{suffix}b")
         self.folder = folder
         self._relay: subprocess.Popen[bytes] | None = None
 
@@ -45,18 +46,23 @@ class Hosts:
 
     def cut(self) -> None:
         """Take the link down, on both sides."""
-        for host, name in zip(self.names, ("v1", "v2"), strict=True):
+        for host, name in self._ends():
             run("ip", "-n", host, "link", "set", name, "down")
 
     def join(self) -> None:
         """Bring it up again."""
-        for host, name in zip(self.names, ("v1", "v2"), strict=True):
+        for host, name in self._ends():
             run("ip", "-n", host, "link", "set", name, "up")
 
     def slow_down(self, rate: str) -> None:
         """Let the link carry only ``rate``, e.g. "20mbit"."""
-        for host, name in zip(self.names, ("v1", "v2"), strict=True):
+        for host, name in self._ends():
             run("tc", "-n", host, "qdisc", "replace", "dev", name, "root", "tbf", "rate", rate, "burst", "64kb", "latency", "400ms")
+
+    def full_speed(self) -> None:
+        """Undo ``slow_down``."""
+        for host, name in self._ends():
+            run("tc", "-n", host, "qdisc", "del", "dev", name, "root")
 
     def delay(self, seconds: float) -> None:
         """Let every packet take ``seconds`` longer each way: tc netem, or where the kernel lacks it a program that holds frames back."""
@@ -105,13 +111,13 @@ class Hosts:
 
 
 @contextmanager
-def two_hosts(folder: Path) -> Iterator[Hosts]:
-    """Set up and take down; skips the test where that cannot be."""
+def two_hosts(folder: Path, suffix: str = "") -> Iterator[Hosts]:
+    """Set up and take down, with a ``suffix`` of its own beside another pair; skips the test where that cannot be."""
     if os.geteuid() != 0:
         pytest.skip("network namespaces need root")
     if shutil.which("ip") is None or shutil.which("tc") is None:
         pytest.skip("network namespaces need iproute2")
-    hosts = Hosts(folder)
+    hosts = Hosts(folder, suffix)
     try:
         hosts.up()
     except subprocess.CalledProcessError as error:
@@ -153,6 +159,16 @@ def torchrun(hosts: Hosts, arguments: Sequence[str], port: int = 29511, **second
         program = [sys.executable, "-m", "torch.distributed.run", *place, "-m", "foldline.cli", *arguments]
         jobs.append(hosts.start(host, *program, **(second if number else {})))
     return jobs
+
+
+def mpirun(hosts: Hosts, program: Path, arguments: Sequence[str]) -> subprocess.Popen[str]:
+    """``foldline ARGUMENTS`` on both hosts, one rank each, started by ``program`` on the first."""
+    agent = hosts.folder / "agent.sh"
+    agent.write_text(AGENT)
+    agent.chmod(0o755)
+    places = ["--host", ",".join(f"{name}:1" for name in hosts.names), "--prtemca", "plm_ssh_agent", str(agent)]
+    command = [str(program), "-n", "2", "--allow-run-as-root", "--bind-to", "none", *places]
+    return hosts.start(hosts.one, *command, sys.executable, "-m", "foldline.cli", *arguments)
 
 
 def finish(jobs: Sequence[subprocess.Popen[str]], seconds: float) -> list[tuple[int, str, str]]:
