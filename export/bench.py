@@ -24,7 +24,6 @@ from .graph import Arrays
 from .recycling import fold_cycles
 from .runners import Runner
 
-EAGER = "PyTorch"
 MEMORY_SECONDS = 3600.0  # a child that takes longer is stuck
 
 Factory = Callable[[], Runner]  # can be pickled: memory is measured in processes of its own
@@ -68,7 +67,7 @@ class BenchReport:
     contenders: tuple[str, ...]
     repeats: int
     passes: int
-    device: str
+    machine: str
     cells: tuple[Cell, ...]
     left_out: tuple[str, ...] = ()
 
@@ -89,13 +88,14 @@ def run_bench(
     config: BenchConfig,
     *,
     device: str = "cpu",
+    machine: str = "this machine",
     left_out: Sequence[str] = (),
     on_step: Callable[[str], None] = lambda text: None,
 ) -> BenchReport:
     """Fold each protein by each contender once to warm up, then ``config.repeats`` rounds in which the contenders take turns.
 
     All rounds run in this process, one fold at a time; a fold is ``passes`` passes from features to results in host memory. The first
-    contender is what the others are compared with.
+    contender is what the others are compared with. ``device`` "cpu" or "cuda": whose memory is measured; ``machine``: its name.
     """
     if config.repeats < 1:
         raise FoldlineError(f"export.bench.repeats = {config.repeats} measures nothing; give at least 1")
@@ -108,7 +108,7 @@ def run_bench(
         for name, make in contenders.items():
             peak = _peak(make, protein.record, features, device) if config.memory else None
             cells.append(_cell(name, protein, timed, peak))
-    return BenchReport(tuple(contenders), config.repeats, passes, device, tuple(cells), tuple(left_out))
+    return BenchReport(tuple(contenders), config.repeats, passes, machine, tuple(cells), tuple(left_out))
 
 
 @dataclass

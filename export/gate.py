@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -69,6 +69,23 @@ class GateReport:
             if check.name not in worst or _excess(check) > _excess(worst[check.name]):
                 worst[check.name] = check
         return worst
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> GateReport:
+        """A report that ``to_dict`` wrote; more keys may stand beside its own."""
+        names = ("protein", "name", "value", "limit", "unit", "note")
+        proteins = [
+            one | {"reference": Scores(**one["reference"]), "engine": one["engine"] and Scores(**one["engine"])} for one in data["proteins"]
+        ]
+        return cls(
+            engine=data["engine"],
+            reference=data["reference"],
+            checks=tuple(Check(**{name: one[name] for name in names} | {"value": float(one["value"])}) for one in data["checks"]),
+            precision=data["precision"],
+            recycles=data["recycles"],
+            proteins=tuple(Folded(**one) for one in proteins),
+            bins=tuple(Bin(**one) for one in data["bins"]),
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """The JSON form; values that are not finite become text."""

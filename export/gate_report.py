@@ -103,7 +103,7 @@ def _speed(bench: BenchReport | None) -> str:
     if bench is None:
         return _card("Speed and memory by length", _notes(["Not measured with this gate; foldline engine bench measures it."]))
     methods = sorted({cell.peak.method for cell in bench.cells if cell.peak is not None})
-    notes = [f"{bench.passes} passes a fold, {bench.repeats} rounds, on {bench.device}. {SPEED_NOTE}"]
+    notes = [f"{bench.passes} passes a fold, {bench.repeats} rounds, on {bench.machine}. {SPEED_NOTE}"]
     notes += [MEMORY_NOTES[method] for method in methods] + [f"Not measured: {text}." for text in bench.left_out]
     return _card("Speed and memory by length", speed_table(bench) + _notes(notes))
 

@@ -105,6 +105,11 @@ def seconds_text(seconds: float) -> str:
     return f"{seconds * 1e3:.1f} ms" if seconds < 0.1 else f"{seconds:.2f} s" if seconds < 100 else f"{seconds / 60:.1f} min"
 
 
+def signed_text(value: float | None) -> str:
+    """A change; a dash where it is not known."""
+    return "–" if value is None else "0" if value == 0 else f"{value:+.2g}"
+
+
 def escape(value: object) -> str:
     """Text for HTML."""
     return html.escape(str(value), quote=True)
@@ -120,7 +125,7 @@ def _speed_cells(cell: Cell, slowest: float, base: bool) -> str:
         + (UNKNOWN if base else f"<td><b>{cell.ratio:.2f}×</b></td>")
         + f"<td>{seconds_text(cell.first_seconds)}</td>"
         + (UNKNOWN if cell.peak is None else f"<td>{size_text(cell.peak.bytes)}</td>")
-        + (UNKNOWN * 2 if base else f"<td>{_signed(cell.lddt)}</td><td>{_number(cell.rmsd)}</td>")
+        + (UNKNOWN * 2 if base else f"<td>{signed_text(cell.lddt)}</td><td>{_number(cell.rmsd)}</td>")
     )
 
 
@@ -166,7 +171,3 @@ def _number(value: float) -> str:
     if not math.isfinite(value):
         return str(value)
     return f"{value:.0f}" if value == int(value) else f"{value:.2g}"
-
-
-def _signed(value: float | None) -> str:
-    return "–" if value is None else "0" if value == 0 else f"{value:+.2g}"

@@ -137,6 +137,9 @@ def test_both_files_are_written_and_the_json_holds_everything(tmp_path: Path) ->
     assert data["bench"]["cells"][1]["rmsd"] == 0.0123
     assert data["about"] == ABOUT
     assert [one["protein"] for one in data["bins"]] == ["1aaa_A", "", "2bbb_A"]
+    assert GateReport.from_dict(data) == GATE
+    broken = replace(GATE, checks=(Check("1aaa_A", LDDT, float("inf"), 0.002, ""),))
+    assert GateReport.from_dict(broken.to_dict()) == broken
 
 
 def test_ratios_are_averaged_as_ratios() -> None:
