@@ -8,8 +8,10 @@ from pathlib import Path
 from ..model.alphafold import AlphaFold
 from ..model.config import ModelConfig
 from ..model.weights import load_weights
-from .bench import EAGER, Factory
+from .bench import Factory
 from .runners import Runner, TorchRunner
+
+EAGER = "PyTorch"
 
 
 def contenders(weights: Path, model: ModelConfig, engine: tuple[str, Factory]) -> dict[str, Factory]:
