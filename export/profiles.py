@@ -34,8 +34,8 @@ class Profile:
         return {name: (low, high) for name, (low, _, high) in self.sizes.items()}
 
     def fits(self, sizes: Mapping[str, int]) -> bool:
-        """Whether all of ``sizes`` lie within the limits."""
-        return all(low <= sizes[name] <= high for name, (low, high) in self.limits.items())
+        """Whether all of ``sizes`` lie within the limits; a network without templates has no N_templ."""
+        return all(low <= sizes[name] <= high for name, (low, high) in self.limits.items() if name in sizes)
 
     def to_dict(self) -> dict[str, Any]:
         """The JSON form."""

@@ -17,7 +17,7 @@ from ..graph import RECYCLED, border_schema, output_schema
 from ..profiles import Profile
 from ..runners import Features, feature_schema
 from ..stages import Stage, stages
-from .schedule import make_schedule
+from .schedule import make_schedule, shared_scratch
 
 TYPES = {"int": torch.int64, "float": torch.float32}
 Shapes = Mapping[str, tuple[int, ...]]
@@ -73,9 +73,11 @@ class BucketPass:
         """Make ready for a pass of ``sizes``; returns what a recorded pass depends on: sizes and addresses."""
         if sizes != self._sizes:
             self._sizes = {}  # a failure half-way leaves no sizes behind
-            self._scratch_bytes = max(
-                executor.prepare({name: _shape(self._schema[name], sizes) for name in stage.inputs})
-                for stage, executor in zip(self.stages, self._executors, strict=True)
+            self._scratch_bytes = shared_scratch(
+                {
+                    stage.name: executor.prepare({name: _shape(self._schema[name], sizes) for name in stage.inputs})
+                    for stage, executor in zip(self.stages, self._executors, strict=True)
+                }
             )
             self._sizes, self._bound = dict(sizes), ()
         memory = self._scratch.reserve(self._scratch_bytes)

@@ -15,7 +15,7 @@ from ...model.config import ModelConfig
 from ...model.weights import read_weights
 from ..graph import Arrays, output_schema
 from ..profiles import MULTIPLES, Profile, choose_profile, limits_of
-from ..runners import Features, Limits, State, check_sizes
+from ..runners import Features, Limits, State, check_sizes, feature_schema
 from ..stages import stages
 from .backend import cache_folder, load, this_gpu, why_not
 from .engine import KernelStore, Runtime, StageEngine
@@ -46,7 +46,8 @@ class BucketRunner:
 
     def __init__(self, name: str, config: ModelConfig, profiles: Sequence[Profile], open_bucket: Opener, device: torch.device) -> None:
         self.name, self.config = name, config
-        self.limits: Limits = limits_of(profiles)
+        read = {dim for field in feature_schema(config).values() for dim in field.dims}
+        self.limits: Limits = {dim: limit for dim, limit in limits_of(profiles).items() if dim in read}
         self.device = device
         self._profiles, self._open = tuple(profiles), open_bucket
         self._buckets: dict[str, BucketPass] = {}
@@ -60,7 +61,9 @@ class BucketRunner:
         if previous is not None:
             previous = self._newest_state(previous)
             if previous.n_res != sizes["N_res"]:
-                raise ValueError(f"the state is of {previous.n_res} residues, the pass of {sizes['N_res']}: it is of another chain")
+                raise ValueError(
+                    f"input 'prev_m_1' is of {previous.n_res} residues, the pass wants {sizes['N_res']}: the state is of another chain"
+                )
         self._newest = None  # nothing is left of it from here on, also when the pass fails
         with torch.inference_mode(), self._on_stream():
             bucket = self._bucket(profile)

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from foldline.data_store.config import FeatureConfig
 from foldline.errors import FoldlineError
-from foldline.export.profiles import LENGTHS, Profile, bucket_profiles, choose_profile, limits_of, padded_sizes, wide_profile
+from foldline.export.profiles import LENGTHS, Profile, bucket_profiles, choose_profile, limits_of, padded_sizes
 
 FEATURES = FeatureConfig(max_msa_clusters=124, max_extra_msa=1024, max_templates=4)
 BUCKETS = bucket_profiles(LENGTHS, FEATURES)
@@ -94,6 +94,5 @@ def test_profiles_survive_json() -> None:
 
 
 def test_shapes_follow_the_dimensions() -> None:
-    profile = wide_profile(max_residues=64, typical_residues=48, max_clusters=8, max_extra=16, max_templates=1)
-    assert profile.shapes(("N_clust", "N_res", 49)) == ((4, 4, 49), (8, 48, 49), (8, 64, 49))
-    assert profile.limits["N_res"] == (4, 64)
+    assert BUCKETS[1].shapes(("N_clust", "N_res", 49)) == ((8, 136, 49), (124, 256, 49), (124, 256, 49))
+    assert BUCKETS[1].limits["N_res"] == (136, 256)

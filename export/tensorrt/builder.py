@@ -176,4 +176,5 @@ def _decompose_attention(trt: Any, network: Any) -> None:
     kind = getattr(trt.LayerType, "ATTENTION_INPUT", None)
     for layer in (network.get_layer(i) for i in range(network.num_layers)) if kind is not None else ():
         if layer.type == kind:
+            layer.__class__ = trt.IAttentionInputLayer  # the binding hands out the base class; this is its documented downcast
             layer.attention.decomposable = True
