@@ -9,13 +9,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from foldline.data_store.ingest import ingest
 from foldline.data_store.loader import TrainLoader
 from foldline.trainer.config import load_config
 from foldline.trainer.engine import make_deterministic
 from foldline.trainer.step import TrainingStep
 
-from .test_skip import ROOT, write_config
+from .runs import FAULTS, STEPS, check_equal, finish, write_config
 
 
 @pytest.fixture
@@ -30,11 +29,10 @@ def deterministic() -> Iterator[None]:
         os.environ["CUBLAS_WORKSPACE_CONFIG"] = before[1]
 
 
-def test_a_step_runs_with_the_same_bits(deterministic: None, tmp_path: Path) -> None:
+def test_a_step_runs_with_the_same_bits(deterministic: None, store: Path, tmp_path: Path) -> None:
     assert torch.are_deterministic_algorithms_enabled()
     assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
-    ingest(ROOT / "examples" / "demo", tmp_path / "store")
-    config = load_config(write_config(tmp_path, tmp_path / "store"))
+    config = load_config(write_config(tmp_path, store))
     torch.manual_seed(0)
     module = TrainingStep(config)
     with TrainLoader(config.data.store, config.data, config.features) as loader:
@@ -46,3 +44,17 @@ def test_a_step_runs_with_the_same_bits(deterministic: None, tmp_path: Path) -> 
         module(batch).scaled.mean().backward()
         gradients.append([p.grad.clone() for p in module.parameters() if p.grad is not None])
     assert all(one.equal(other) for one, other in zip(*gradients, strict=True))
+
+
+def test_what_cuda_needs_is_set(deterministic: None) -> None:
+    """Before CUDA's first use: torch reads these switches only then."""
+    assert torch.backends.cudnn.deterministic
+    assert not torch.backends.cudnn.benchmark
+    assert not torch.is_deterministic_algorithms_warn_only_enabled()
+    assert not torch.utils.deterministic.fill_uninitialized_memory
+
+
+@pytest.mark.slow
+def test_two_whole_runs_have_the_same_bits(undisturbed: Path, store: Path, tmp_path: Path) -> None:
+    finish(write_config(tmp_path, store, FAULTS))
+    check_equal(undisturbed, tmp_path / "run", STEPS)

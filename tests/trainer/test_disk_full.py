@@ -12,9 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from foldline.data_store.ingest import ingest
-
-from .test_run import ROOT, command, write_config
+from .test_run import command, write_config
 
 
 @pytest.fixture
@@ -36,9 +34,8 @@ def test_a_checkpoint_without_room_is_told_tried_again_and_costs_no_older_one(sm
     assert "all seen" in done.stdout
 
 
-def test_a_run_on_a_full_disk_goes_on_then_ends_with_what_is_needed(small_disk: Path, tmp_path: Path) -> None:
-    ingest(ROOT / "examples" / "demo", tmp_path / "store")
-    config = write_config(tmp_path, tmp_path / "store")
+def test_a_run_on_a_full_disk_goes_on_then_ends_with_what_is_needed(small_disk: Path, store: Path, tmp_path: Path) -> None:
+    config = write_config(tmp_path, store)
     overrides = [
         f'run.dir="{small_disk / "run"}"',
         "run.steps=1000",

@@ -1,51 +1,31 @@
-"""SIGKILL of every rank between two checkpoints: 5 steps and 5 more are the 10 of an undisturbed run, bit for bit, at every ZeRO stage."""
+"""SIGKILL of every rank between two checkpoints: 5 steps and 5 more are the 10 of an undisturbed run, bit for bit, at every ZeRO stage;
+with other ranks, at another stage, or with another micro-batch they are the same samples.
+"""
 
 from __future__ import annotations
 
 import os
 import signal
 import subprocess
-import time
 from pathlib import Path
 
 import psutil
 import pytest
-from safetensors.torch import load_file
 
-from foldline.data_store.ingest import ingest
-from foldline.trainer.journal import Record, read_journal
-
-from .test_run import ROOT, command, untimed, write_config
+from .runs import check_equal, command, finish, history, wait_until
+from .test_run import write_config
 
 STEPS = 10
-OVERRIDES = [f"run.steps={STEPS}", "run.checkpoint_every=5", "tracking.mlflow=false", "validate.every=0"]
+OVERRIDES = [f"run.steps={STEPS}", "run.checkpoint_every=5", "tracking.mlflow=false", "validate.every=0", "run.collective_timeout=240"]
 # Sums over other ranks and in other slices: of the losses of the steps that follow.
 TOLERANCE = 2e-3
 
 
-@pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("data") / "store"
-    ingest(ROOT / "examples" / "demo", path)
-    return path
-
-
-def finish(config: Path, overrides: list[str], *more: str, ranks: int = 2) -> str:
-    done = subprocess.run(
-        command(config, *more, overrides=overrides, ranks=ranks), capture_output=True, text=True, timeout=240, check=False
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
-
-
-def kill_all_after_five(config: Path, run: Path, overrides: list[str]) -> None:
+def kill_all_after_five(config: Path, run: Path, overrides: list[str], ranks: int = 2) -> None:
     """Start, and kill launcher and ranks at once when the checkpoint of step 5 is there and further steps are journalled or under way."""
-    job = subprocess.Popen(command(config, overrides=overrides), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    end = time.monotonic() + 240
-    while not (run / "checkpoints" / "step_00000005" / "manifest.json").exists():
-        assert job.poll() is None
-        assert time.monotonic() < end
-        time.sleep(0.005)
+    words = command(config, overrides=overrides, ranks=ranks)
+    job = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, text=True)
+    wait_until((run / "checkpoints" / "step_00000005" / "manifest.json").exists, job)
     everyone = psutil.Process(job.pid).children(recursive=True)
     for process in everyone:
         if "foldline.cli" in process.cmdline():
@@ -56,50 +36,59 @@ def kill_all_after_five(config: Path, run: Path, overrides: list[str]) -> None:
     assert not (run / "checkpoints" / f"step_{STEPS:08d}").exists(), "the run was over before it was killed"
 
 
-def history(run: Path) -> list[Record]:
-    return [record for record in read_journal(run / "metrics.jsonl") if record.kind == "train"]
-
-
-def check_equal(one: Path, other: Path) -> None:
+def check_close(one: Path, other: Path) -> None:
+    """The same learning rates, and losses that agree, to the bit before the kill."""
     for mine, theirs in zip(history(one), history(other), strict=True):
-        assert mine.step == theirs.step
-        assert untimed(mine) == untimed(theirs)
-    for name in ("model", "ema", "rank_00000", "rank_00001"):  # Adam's moments are in the ranks' files
-        mine, theirs = (load_file(run / "checkpoints" / f"step_{STEPS:08d}" / f"{name}.safetensors") for run in (one, other))
-        assert mine.keys() == theirs.keys()
-        assert [key for key in mine if not mine[key].equal(theirs[key])] == []
+        assert theirs.metrics["optim/lr"] == mine.metrics["optim/lr"]
+        assert theirs.metrics["loss/total"] == pytest.approx(mine.metrics["loss/total"], rel=TOLERANCE if mine.step > 5 else 0)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("stage", [0, 1, 2, 3])
 def test_five_steps_a_kill_and_five_more_are_ten(store: Path, tmp_path: Path, stage: int) -> None:
-    runs = []
-    for name in ("whole", "killed"):
-        (tmp_path / name).mkdir()
-        runs.append((write_config(tmp_path / name, store), tmp_path / name / "run"))
+    whole, killed = (write_config(tmp_path / name, store) for name in ("whole", "killed"))
     overrides = [*OVERRIDES, f"deepspeed.zero_stage={stage}"]
-    finish(runs[0][0], overrides)
-    kill_all_after_five(*runs[1], overrides)
-    assert "going on from" in finish(runs[1][0], overrides, "--resume")
-    check_equal(runs[0][1], runs[1][1])
+    finish(whole, overrides=overrides)
+    kill_all_after_five(killed, killed.parent / "run", overrides)
+    assert "going on from" in finish(killed, "--resume", overrides=overrides)[0]
+    check_equal(whole.parent / "run", killed.parent / "run", STEPS)
 
 
 @pytest.mark.slow
 def test_other_ranks_at_another_stage_go_on_with_the_same_samples(store: Path, tmp_path: Path) -> None:
     """2 ranks at ZeRO 2, killed; 1 rank at ZeRO 3 goes on to step 8; 2 ranks at ZeRO 1 to step 10; 3 ranks cannot."""
-    for name in ("whole", "moved"):
-        (tmp_path / name).mkdir()
-    whole, moved = write_config(tmp_path / "whole", store), write_config(tmp_path / "moved", store)
-    finish(whole, OVERRIDES)
-    kill_all_after_five(moved, tmp_path / "moved" / "run", OVERRIDES)
-    said = finish(moved, [*OVERRIDES, "run.steps=8", "deepspeed.zero_stage=3"], "--resume", ranks=1)
+    whole, moved = (write_config(tmp_path / name, store) for name in ("whole", "moved"))
+    finish(whole, overrides=OVERRIDES)
+    kill_all_after_five(moved, moved.parent / "run", OVERRIDES)
+    said, _ = finish(moved, "--resume", overrides=[*OVERRIDES, "run.steps=8", "deepspeed.zero_stage=3"], ranks=1)
     assert "written by 2 ranks at ZeRO 2, with 1 at ZeRO 3" in said
-    refused = subprocess.run(
-        command(moved, "--resume", overrides=OVERRIDES, ranks=3), capture_output=True, text=True, timeout=240, check=False
-    )
-    assert refused.returncode == 2, refused.stdout + refused.stderr
-    assert "takes 2 samples, which 3 ranks" in refused.stderr
-    finish(moved, [*OVERRIDES, "deepspeed.zero_stage=1"], "--resume")
-    for one, other in zip(history(tmp_path / "whole" / "run"), history(tmp_path / "moved" / "run"), strict=True):
-        assert other.metrics["optim/lr"] == one.metrics["optim/lr"]
-        assert other.metrics["loss/total"] == pytest.approx(one.metrics["loss/total"], rel=TOLERANCE if one.step > 5 else 0)
+    _, errors = finish(moved, "--resume", overrides=OVERRIDES, ranks=3, code=2)
+    assert "takes 2 samples, which 3 ranks" in errors
+    finish(moved, "--resume", overrides=[*OVERRIDES, "deepspeed.zero_stage=1"])
+    check_close(whole.parent / "run", moved.parent / "run")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("before", "after"), [(2, 4), (4, 2)])
+def test_twice_and_half_the_ranks_from_zero_2_to_zero_3_take_the_same_samples(store: Path, tmp_path: Path, before: int, after: int) -> None:
+    whole, moved = (write_config(tmp_path / name, store) for name in ("whole", "moved"))
+    overrides = [*OVERRIDES, "run.batch=4", "deepspeed.zero_stage=2"]
+    finish(whole, overrides=overrides, ranks=before)
+    kill_all_after_five(moved, moved.parent / "run", overrides, ranks=before)
+    said, _ = finish(moved, "--resume", overrides=[*overrides, "deepspeed.zero_stage=3"], ranks=after)
+    assert f"written by {before} ranks at ZeRO 2, with {after} at ZeRO 3" in said
+    check_close(whole.parent / "run", moved.parent / "run")
+
+
+@pytest.mark.slow
+def test_another_micro_batch_takes_the_same_samples(store: Path, tmp_path: Path) -> None:
+    """Without dropout, whose masks are drawn for a micro-batch at once."""
+    whole, moved = (write_config(tmp_path / name, store) for name in ("whole", "moved"))
+    drops = [f"model.{stack}.dropout_{kind}=0.0" for stack in ("evoformer", "extra_msa") for kind in ("msa", "pair")]
+    overrides = [*OVERRIDES, *drops, "model.structure.dropout=0.0", "run.micro_batch=1", "run.accumulate=2"]
+    finish(whole, overrides=overrides)
+    kill_all_after_five(moved, moved.parent / "run", overrides)
+    finish(moved, "--resume", overrides=[*overrides, "run.micro_batch=2", "run.accumulate=1"])
+    check_close(whole.parent / "run", moved.parent / "run")
+    _, errors = finish(moved, "--resume", overrides=[*overrides, "run.accumulate=3", "run.steps=12"], code=2)
+    assert "make 6 samples per step, but a step of this run takes 4; set run.batch = 4" in errors

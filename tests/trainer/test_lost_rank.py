@@ -9,91 +9,36 @@ import sys
 import time
 from pathlib import Path
 
-import psutil
 import pytest
-from safetensors.torch import load_file
 
 from foldline.cli import main
 from foldline.cluster.ranks import RankInfo, discover
-from foldline.data_store.ingest import ingest
 from foldline.errors import UNAVAILABLE
 from foldline.trainer.heartbeat import Heartbeat, Watch
-from foldline.trainer.journal import read_journal
 
-from .test_skip import ROOT, write_config
+from .runs import Job
+from .test_skip import write_config
 
 STEPS, TIMEOUT = 30, 12.0
 HERE = RankInfo(0, 0, 2, 2, 0, "alpha", "127.0.0.1", 1, "single")
 THERE = RankInfo(1, 1, 2, 2, 1, "beta", "127.0.0.1", 1, "single")
 
 
-@pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("data") / "store"
-    ingest(ROOT / "examples" / "demo", path)
-    return path
-
-
-class Job:
-    """A training of two ranks on this host."""
-
-    def __init__(self, folder: Path, store: Path, *more: str) -> None:
-        config = write_config(folder, store)
-        self.run = folder / "run"
-        settings = [f"run.steps={STEPS}", "run.checkpoint_every=3", f"run.collective_timeout={TIMEOUT}", "data.workers=1"]
-        program = [sys.executable, "-m", "foldline.cli", "train", "--config", str(config), "--launcher", "mpi", "--ranks", "2", *more]
-        command = [*program, *(f"--set={setting}" for setting in settings)]
-        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-
-    def wait_for_checkpoint(self) -> None:
-        end = time.monotonic() + 200
-        while not list(self.run.glob("checkpoints/step_*/manifest.json")):
-            assert self.process.poll() is None, self.process.communicate()
-            assert time.monotonic() < end
-            time.sleep(0.02)
-        self.family = psutil.Process(self.process.pid).children(recursive=True)
-
-    def rank(self, number: int) -> int:
-        ranks = [p for p in self.family if "foldline.cli" in p.cmdline() and p.environ().get("OMPI_COMM_WORLD_RANK") == str(number)]
-        return ranks[0].pid
-
-    def end(self) -> tuple[int, str, float]:
-        """Exit code, standard error, seconds that it took; asserts that no process is left."""
-        start = time.monotonic()
-        _, errors = self.process.communicate(timeout=200)
-        took = time.monotonic() - start
-        _, alive = psutil.wait_procs(self.family, timeout=TIMEOUT)
-        assert [p.cmdline() for p in alive] == []
-        return self.process.returncode, errors, took
-
-    def weights(self) -> dict[str, bytes]:
-        folder = self.run / "checkpoints" / f"step_{STEPS:08d}"
-        return {
-            f"{name}/{k}": v.numpy().tobytes() for name in ("model", "ema") for k, v in load_file(folder / f"{name}.safetensors").items()
-        }
-
-
-def test_a_killed_rank_is_restarted_from_the_newest_checkpoint(store: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
-    job = Job(tmp_path_factory.mktemp("killed"), store, "--max-restarts", "1")
+def start(folder: Path, store: Path) -> Job:
+    settings = (f"run.steps={STEPS}", "run.checkpoint_every=3", f"run.collective_timeout={TIMEOUT}", "data.workers=1")
+    job = Job(write_config(folder, store), overrides=settings)
     job.wait_for_checkpoint()
-    os.kill(job.rank(1), signal.SIGKILL)
-    code, errors, _ = job.end()
-    assert code == 0, errors
-    assert "restart 1 of 1 from " in errors
-    assert [r.step for r in read_journal(job.run / "metrics.jsonl") if r.kind == "train"] == list(range(1, STEPS + 1))
-    whole = Job(tmp_path_factory.mktemp("whole"), store)
-    whole.wait_for_checkpoint()
-    assert whole.end()[0] == 0
-    assert job.weights() == whole.weights()
+    return job
 
 
 @pytest.mark.parametrize("number", [pytest.param(0, marks=pytest.mark.slow), 1])
 def test_a_hanging_rank_is_named_in_time(store: Path, tmp_path: Path, number: int) -> None:
-    job = Job(tmp_path, store)
-    job.wait_for_checkpoint()
+    job = start(tmp_path, store)
     stopped = job.rank(number)
     os.kill(stopped, signal.SIGSTOP)
-    code, errors, took = job.end()
+    begun = time.monotonic()
+    code, _, errors = job.end()
+    took = time.monotonic() - begun
     assert code == UNAVAILABLE, errors
     assert f"rank {number} on {os.uname().nodename} (process {stopped}" in errors
     assert took < TIMEOUT + 8  # and what mpirun takes to end the stopped one
@@ -101,8 +46,7 @@ def test_a_hanging_rank_is_named_in_time(store: Path, tmp_path: Path, number: in
 
 @pytest.mark.slow
 def test_ranks_end_with_their_launcher(store: Path, tmp_path: Path) -> None:
-    job = Job(tmp_path, store)
-    job.wait_for_checkpoint()
+    job = start(tmp_path, store)
     job.process.kill()
     assert job.end()[0] == -signal.SIGKILL
 

@@ -6,9 +6,7 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,39 +16,24 @@ from mlflow import MlflowClient
 from safetensors.torch import load_file
 
 from foldline.cli import main
-from foldline.cluster.launch import mpirun_command
-from foldline.data_store.ingest import ingest
 from foldline.trainer.journal import Record, read_journal
 from foldline.trainer.loop import STOPPED
 
-ROOT = Path(__file__).resolve().parents[2]
-STEPS = 8
-CONFIG = """
-[model]
-preset = "tiny"
-c_m = 8
-c_z = 8
-c_s = 8
-c_e = 8
-template = { enabled = false }
-extra_msa = { c_hidden_tri_mul = 8 }
-evoformer = { blocks = 1, c_hidden_tri_mul = 8 }
-structure = { iterations = 2, c_hidden = 4, c_resnet = 8 }
+from . import runs
+from .runs import ROOT, command, untimed
 
+__all__ = ["ROOT", "command", "write_config"]
+STEPS = 8
+REST = """
 [data]
 store = "STORE"
 validation = ["1ubq_A"]
 
-[features]
-crop_size = 16
-max_msa_clusters = 4
-max_extra_msa = 8
-max_templates = 0
-max_recycles = 1
-
-[optim]
-lr = 1e-2
-warmup_samples = 10
+[validate]
+every = 4
+trained_chains = 2
+recycles = 1
+pictures = 3
 
 [run]
 dir = "RUN"
@@ -60,12 +43,6 @@ keep_last = 2
 log_every = 2
 threads = 1
 device = "cpu"
-
-[validate]
-every = 4
-trained_chains = 2
-recycles = 1
-pictures = 3
 """
 
 
@@ -81,27 +58,8 @@ class Run:
         return [record for record in read_journal(self.root / "metrics.jsonl") if record.kind == kind]
 
 
-def untimed(record: Record) -> dict[str, float]:
-    """The metrics that must not depend on when and how fast the run went."""
-    return {name: value for name, value in record.metrics.items() if name.startswith(("loss/", "train/", "optim/"))}
-
-
 def write_config(folder: Path, store: Path) -> Path:
-    path = folder / "config.toml"
-    path.write_text(CONFIG.replace("STORE", str(store)).replace("RUN", str(folder / "run")))
-    return path
-
-
-def command(config: Path, *more: str, overrides: Sequence[str] = (), ranks: int = 2) -> list[str]:
-    program = [sys.executable, "-m", "foldline.cli", "train", "--config", str(config), *(f"--set={o}" for o in overrides), *more]
-    return mpirun_command(ranks, program) if ranks > 1 else program
-
-
-@pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("data") / "store"
-    ingest(ROOT / "examples" / "demo", path)
-    return path
+    return runs.write_config(folder, store, REST)
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,67 +13,31 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from foldline.cli import main
-from foldline.cluster.launch import mpirun_command
-from foldline.data_store.ingest import ingest
 from foldline.data_store.store import Store
 from foldline.data_store.writer import StoreWriter
 from foldline.trainer.config import load_config
 from foldline.trainer.journal import read_journal
 from foldline.trainer.skip import _runs, poison
 
-ROOT = Path(__file__).resolve().parents[2]
+from . import runs
+from .runs import BARE, ROOT, SECONDS, command
+
+__all__ = ["ROOT", "write_config"]
 ABSURD = "1bxy_A"  # its coordinates overflow float32 when they are squared; samples 7, 8 and 13 of the order
-CONFIG = """
-[model]
-preset = "tiny"
-c_m = 8
-c_z = 8
-c_s = 8
-c_e = 8
-template = { enabled = false }
-extra_msa = { c_hidden_tri_mul = 8 }
-evoformer = { blocks = 1, c_hidden_tri_mul = 8 }
-structure = { iterations = 1, c_hidden = 4, c_resnet = 8 }
-[data]
-store = "STORE"
-[features]
-crop_size = 16
-max_msa_clusters = 4
-max_extra_msa = 8
-max_templates = 0
-max_recycles = 1
-[optim]
-lr = 1e-2
-warmup_samples = 10
-[run]
-dir = "RUN"
-steps = 6
+REST = f"""{BARE}
 checkpoint_every = 1
 keep_last = 10
-threads = 1
-device = "cpu"
 skip_budget = 6
-[validate]
-trained_chains = 0
-[tracking]
-mlflow = false
 """
 
 
 @pytest.fixture(scope="module")
-def plain(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("data") / "store"
-    ingest(ROOT / "examples" / "demo", path)
-    return path
-
-
-@pytest.fixture(scope="module")
-def absurd(plain: Path) -> Path:
+def absurd(store: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same chains, one of them with a coordinate that no protein has."""
-    store, path = Store.open(plain), plain.parent / "absurd"
+    plain, path = Store.open(store), tmp_path_factory.mktemp("data") / "absurd"
     with StoreWriter(path) as writer:
-        for chain in store.chain_ids:
-            record = store.record(chain)
+        for chain in plain.chain_ids:
+            record = plain.record(chain)
             if chain == ABSURD:
                 record = replace(record, positions=record.positions * np.float32(1e19))
             writer.add(record)
@@ -82,15 +45,12 @@ def absurd(plain: Path) -> Path:
 
 
 def write_config(folder: Path, store: Path) -> Path:
-    path = folder / "config.toml"
-    path.write_text(CONFIG.replace("STORE", str(store)).replace("RUN", str(folder / "run")))
-    return path
+    return runs.write_config(folder, store, REST)
 
 
 def train(config: Path, ranks: int, *overrides: str) -> subprocess.CompletedProcess[str]:
-    program = [sys.executable, "-m", "foldline.cli", "train", "--config", str(config), *(f"--set={o}" for o in overrides)]
-    command = mpirun_command(ranks, program) if ranks > 1 else program
-    return subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
+    words = command(config, overrides=overrides, ranks=ranks)
+    return subprocess.run(words, capture_output=True, text=True, timeout=SECONDS, check=False)
 
 
 def weights(run: Path, step: int, name: str) -> dict[str, torch.Tensor]:
@@ -154,11 +114,11 @@ def test_replay_runs_the_sample_alone(absurd: Path, tmp_path: Path, capsys: pyte
 
 
 def test_damaged_weights_end_the_run_and_the_replay_names_the_module(
-    plain: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     from foldline.trainer.step import TrainingStep
 
-    config = write_config(tmp_path, plain)
+    config = write_config(tmp_path, store)
     tensors = {k: v.contiguous() for k, v in TrainingStep(load_config(config)).model.state_dict().items()}
     broken = next(name for name in tensors if name.startswith("evoformer") and "transition" in name and name.endswith("weight"))
     tensors[broken].view(-1)[0] = torch.inf

@@ -17,45 +17,15 @@ from tmtools import tm_align
 
 from foldline.cli import main
 from foldline.cluster.launch import mpirun_command
-from foldline.data_store.ingest import ingest
 from foldline.trainer.journal import read_after, read_journal, side_journal
 
-ROOT = Path(__file__).resolve().parents[2]
-CONFIG = """
-[model]
-preset = "tiny"
-c_m = 8
-c_z = 8
-c_s = 8
-c_e = 8
-template = { enabled = false }
-extra_msa = { c_hidden_tri_mul = 8 }
-evoformer = { blocks = 1, c_hidden_tri_mul = 8 }
-structure = { iterations = 2, c_hidden = 4, c_resnet = 8 }
+from .runs import write_config
 
+REST = """
 [data]
 store = "STORE"
 train = ["1ajj_A", "1bxy_A", "1gcc_A"]
 validation = ["1ubq_A", "1tif_A"]
-
-[features]
-crop_size = 16
-max_msa_clusters = 4
-max_extra_msa = 8
-max_templates = 0
-max_recycles = 0
-
-[optim]
-lr = 1e-2
-warmup_samples = 10
-
-[run]
-dir = "RUN"
-steps = 12
-checkpoint_every = 100
-keep_last = 1
-threads = 1
-device = "cpu"
 
 [validate]
 every = 2
@@ -64,20 +34,15 @@ recycles = 0
 
 [tracking]
 mlflow = false
+
+[run]
+dir = "RUN"
+steps = 12
+checkpoint_every = 100
+keep_last = 1
+threads = 1
+device = "cpu"
 """
-
-
-@pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("data") / "store"
-    ingest(ROOT / "examples" / "demo", path)
-    return path
-
-
-def write_config(folder: Path, store: Path) -> Path:
-    path = folder / "config.toml"
-    path.write_text(CONFIG.replace("STORE", str(store)).replace("RUN", str(folder / "run")))
-    return path
 
 
 def program(command: str, *arguments: str, overrides: Sequence[str] = ()) -> list[str]:
@@ -94,7 +59,7 @@ def run(command: list[str]) -> str:
 def early(store: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """Two ranks whose weights barely move: the first validation is the last gain."""
     folder = tmp_path_factory.mktemp("early")
-    config = write_config(folder, store)
+    config = write_config(folder, store, REST)
     overrides = ["optim.lr=1e-9", "validate.patience=2", "validate.min_delta=0.5", "run.keep_best=2"]
     return folder, run(mpirun_command(2, program("train", "--config", str(config), overrides=overrides)))
 
@@ -163,7 +128,7 @@ def test_reports_hold_every_measure_with_its_interval(early: tuple[Path, str]) -
 def beside(store: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str, str]:
     """A training that never validates and its side job, started together; what each printed."""
     folder = tmp_path_factory.mktemp("beside")
-    config = write_config(folder, store)
+    config = write_config(folder, store, REST)
     overrides = ["validate.mode=async", "run.checkpoint_every=3", "run.keep_last=9", "run.keep_best=1", "tracking.mlflow=true"]
     watch = program("validate", "--run", str(folder / "run"), "--watch", "--poll", "0.2", "--silence", "120")
     side = subprocess.Popen(watch, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
