@@ -16,7 +16,7 @@ from typing import Any
 
 from ..errors import FoldlineError
 from .checks.result import listed
-from .ranks import RankInfo
+from .ranks import RankInfo, RendezvousError
 
 POLL = 0.05
 LATE = 15.0  # seconds beyond the time-out that the others wait for rank 0's word
@@ -70,7 +70,7 @@ def meet(mine: RankInfo, seconds: float) -> Meeting:
         store.set("met", json.dumps({"problem": problem, "places": [] if problem else places}))
     told = json.loads(_wait(store, "met", seconds + LATE, mine))
     if told["problem"]:
-        raise FoldlineError(told["problem"])
+        raise RendezvousError(told["problem"])
     places = [{key: tuple(value) if isinstance(value, list) else value for key, value in place.items()} for place in told["places"]]
     return Meeting(mine, store, [RankInfo(**place) for place in places], seconds)
 
@@ -85,7 +85,7 @@ def _open(mine: RankInfo, seconds: float) -> Any:
     except DistError as error:
         place = f"{mine.address}:{mine.port}"
         reason = str(error).splitlines()[0]
-        raise FoldlineError(
+        raise RendezvousError(
             f"rank {mine.rank} on {mine.host} cannot meet the others at {place} ({reason}); "
             f"the launcher ({mine.source}) must name rank 0's host and a port that is free there; {WAY_OUT.format(place=place)}"
         ) from None

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..errors import FoldlineError, missing_package
+from ..errors import UNAVAILABLE, FoldlineError, missing_package
 from .hosts import distinct, lsf_hosts, pbs_hosts, place_of, slurm_hosts, slurm_tasks
 from .interfaces import is_loopback, source_address
 
@@ -21,6 +21,12 @@ MPI_VARIABLES = (
 )
 HYDRA_LOCAL = ("MPI_LOCALRANKID", "MPI_LOCALNRANKS")  # local rank and size of MPICH's and Intel's mpiexec
 NO_STEP = 0xFFFFFFF0  # Slurm's step ids from here on are its own: batch script, interactive shell, external processes
+
+
+class RendezvousError(FoldlineError):
+    """The ranks do not find each other; another start may have another port or other hosts, so a scheduler tries again."""
+
+    exit_code = UNAVAILABLE
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from torch.distributed import distributed_c10d as c10d
 
 from ..cluster.binding import cuda_index
 from ..cluster.interfaces import choose_interface
-from ..cluster.ranks import RankInfo
+from ..cluster.ranks import RankInfo, RendezvousError
 from ..errors import FoldlineError, missing_package
 from .config import RunConfig, passes_per_step, samples_per_step
 from .optimizer import adam
@@ -125,9 +125,9 @@ def start_process_group(config: RunConfig, ranks: RankInfo) -> torch.device:
             rank=ranks.rank,
             world_size=ranks.world,
         )
-    except dist.DistError as error:
+    except RuntimeError as error:  # torch's own errors and those of gloo and NCCL, which have no class
         reason = str(error).splitlines()[0]
-        raise FoldlineError(
+        raise RendezvousError(
             f"rank {ranks.rank} cannot meet the others at {ranks.address}:{ranks.port} ({reason}); "
             f"the launcher ({ranks.source}) must name rank 0's host and a port that is free there"
         ) from None

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import os
+import socket
 from dataclasses import replace
 
 import pytest
 import torch
 
-from foldline.cluster.ranks import RankInfo
+from foldline.cluster.ranks import RankInfo, RendezvousError
 from foldline.data_store.config import DataConfig
 from foldline.errors import FoldlineError
 from foldline.trainer.config import RunConfig, RunSection
-from foldline.trainer.engine import choose_device, deepspeed_json
+from foldline.trainer.engine import choose_device, deepspeed_json, start_process_group
 
 CONFIG = RunConfig(DataConfig(store="s"), RunSection(dir="r", steps=1, micro_batch=2, accumulate=3))
 RANK = RankInfo(1, 1, 2, 2, 0, "host", "127.0.0.1", 1, "single")
@@ -63,3 +65,16 @@ def test_a_named_device_that_is_not_there_is_an_error() -> None:
     assert choose_device(CONFIG, RANK) == torch.device("cpu")
     with pytest.raises(FoldlineError, match=r'run.device = "cuda".*"cpu" or "auto"'):
         choose_device(replace(CONFIG, run=replace(CONFIG.run, device="cuda")), RANK)
+
+
+def test_a_port_in_use_is_told_and_is_worth_another_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "environ", os.environ.copy())
+    with socket.socket() as busy:
+        busy.bind(("127.0.0.1", 0))
+        busy.listen()
+        port = busy.getsockname()[1]
+        with pytest.raises(
+            RendezvousError, match=f"rank 0 cannot meet the others at 127.0.0.1:{port} .*a port that is free there"
+        ) as raised:
+            start_process_group(CONFIG, RankInfo(0, 0, 1, 1, 0, "host", "127.0.0.1", port, "slurm"))
+    assert raised.value.exit_code == 69
