@@ -45,6 +45,8 @@ def launch(ranks: int, place: HostPlace, arguments: Sequence[str]) -> int:
         raise FoldlineError(f"--ranks-per-node {ranks} is less than 1; give the number of processes to start on each host")
     program = [sys.executable, "-m", "foldline.cli", *arguments]
     before_start = die_with_parent() if sys.platform == "linux" else None
+    if before_start is not None:
+        before_start()  # a remote shell that dies, or is killed with its job, must not leave ranks behind
     running: list[subprocess.Popen[bytes]] = []
 
     def forward(number: int, frame: object) -> None:

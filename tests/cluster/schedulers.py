@@ -251,7 +251,7 @@ def run(number: str, environment: dict[str, str]) -> int:
     """Run a job's script as its scheduler would, with ``environment`` on top; its exit code, which its state then tells."""
     job = load(number)
     save(number, {**job, "state": "running"})
-    done = subprocess.run(["bash", job["script"]], env={**os.environ, **environment}, check=False, timeout=120)
+    done = subprocess.run(["bash", job["script"]], env={**os.environ, **environment}, check=False, timeout=600)
     again = str(done.returncode) in " ".join(job["options"].get("Q", [])).split()
     state = "done" if done.returncode == 0 else "queued" if again else "failed"
     save(number, {**load(number), "state": state, "code": done.returncode, "runs": job["runs"] + 1})

@@ -65,8 +65,8 @@ mlflow = false
 
 [run]
 dir = "run"
-steps = 60
-checkpoint_every = 2
+steps = 24
+checkpoint_every = 4
 device = "cpu"
 """
 
@@ -334,7 +334,7 @@ def test_a_real_training_on_two_hosts_is_stopped_and_goes_on(site: Path, schedul
     environment = {**surroundings(site, scheduler, number), "LSB_MCPU_HOSTS": f"{name} 1 other 1", "OMP_NUM_THREADS": "1"}
     script = schedulers.load(number)["script"]
     with subprocess.Popen(["bash", script], env={**os.environ, **environment}) as job:
-        deadline = time.monotonic() + 300
+        deadline = time.monotonic() + 400
         while not list(site.glob("run/checkpoints/step_*/manifest.json")) and time.monotonic() < deadline and job.poll() is None:
             time.sleep(0.2)
         job.send_signal(signal.SIGUSR1)
@@ -351,4 +351,4 @@ def test_a_real_training_on_two_hosts_is_stopped_and_goes_on(site: Path, schedul
     assert state(number) == "done"
     steps = [json.loads(line) for line in (site / "run" / "metrics.jsonl").read_text().splitlines()]
     trained = [entry["step"] for entry in steps if entry["kind"] == "train"]
-    assert sorted(set(trained)) == list(range(1, 61))
+    assert sorted(set(trained)) == list(range(1, 25))
