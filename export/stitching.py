@@ -13,11 +13,10 @@ from ..model.alphafold import AlphaFold
 from .graph_types import make_explicit
 from .pieces import Piece, tensor_schema
 from .stages import Stage, find_policy, tensor_dtype
-from .tracing import Trace, trace
+from .tracing import SCOPE, Trace, trace
 
 TYPES = {"float32": TensorProto.FLOAT, "bfloat16": TensorProto.BFLOAT16, "float16": TensorProto.FLOAT16, "int64": TensorProto.INT64}
 IR_VERSION = 9  # of files; ONNX Runtime 1.16 and TensorRT 10 read it
-_TRACED_PREFIX = "/module/"  # what the tracer puts before the names of nodes inside a module
 
 
 class Stitcher:
@@ -86,4 +85,4 @@ def _renamed(node: onnx.NodeProto, piece: str, rename: Mapping[str, str]) -> onn
 
 
 def _inside(piece: str, name: str) -> str:
-    return f"{piece}/{name.removeprefix(_TRACED_PREFIX)}" if name else ""  # "" is an optional input left out
+    return f"{piece}/{name.removeprefix(SCOPE)}" if name else ""  # "" is an optional input left out

@@ -24,6 +24,9 @@ from .stages import run_piece
 TRACE_SIZES = {"N_res": 7, "N_clust": 5, "N_extra": 6, "N_templ": 2, "N_seq": 9}
 
 
+SCOPE = "/module/"  # what the tracer puts before the names of nodes inside the module
+
+
 @dataclass(frozen=True)
 class Trace:
     """A traced piece: ``model.graph`` has the inputs and outputs asked for, and among its inputs the ``parameters`` that it reads."""
@@ -62,6 +65,7 @@ def trace(
             dynamic_axes={name: _axes(schema) for name, schema in zip(given, inputs, strict=True)},
         )
         model = onnx.load(Path(folder) / "piece.onnx")
+    _number(model.graph)
     read = {name for node in model.graph.node for name in node.input}
     return Trace(model, tuple(name for name in parameters if name in read))
 
@@ -94,6 +98,16 @@ def _put(module: nn.Module, values: Mapping[str, Tensor]) -> None:
     for name, value in values.items():
         owner, _, attribute = name.rpartition(".")
         module.get_submodule(owner)._parameters[attribute] = value  # type: ignore[assignment]
+
+
+def _number(graph: onnx.GraphProto) -> None:
+    """Names that the tracer counts up over everything it has seen are counted over what is in the graph: equal pieces, equal bytes."""
+    names: dict[str, str] = {}
+    for number, node in enumerate(graph.node):
+        node.name = node.name if node.name.startswith(SCOPE) else f"{SCOPE}{node.op_type}_{number}"
+        names |= {name: f"{SCOPE}value_{number}" for name in node.output if name.startswith("onnx::") or name.isdigit()}
+        node.input[:] = [names.get(name, name) for name in node.input]
+        node.output[:] = [names.get(name, name) for name in node.output]
 
 
 def _example(schema: FieldSchema, sizes: Mapping[str, int]) -> Tensor:
