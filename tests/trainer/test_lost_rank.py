@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -13,8 +15,10 @@ import pytest
 
 from foldline.cli import main
 from foldline.cluster.ranks import RankInfo, discover
-from foldline.errors import UNAVAILABLE
-from foldline.trainer.heartbeat import Heartbeat, Watch
+from foldline.errors import UNAVAILABLE, FoldlineError
+from foldline.trainer import heartbeat
+from foldline.trainer.heartbeat import Heartbeat, LostRankError, Watch
+from foldline.trainer.run_state import settle, state_of, tell
 
 from .runs import Job
 from .test_skip import write_config
@@ -88,10 +92,59 @@ def test_silence_is_a_file_that_stays_as_it_is(tmp_path: Path) -> None:
         watch.look()
         assert watch.silent(0.25) == []
         assert watch.everybody() == [f"rank 1 on beta (process {os.getpid()}, last in step 7: saving)"]
+    watch.look()  # at the last beat
     time.sleep(0.3)
     watch.look()
     (told,) = watch.silent(0.25)
     assert told.startswith("rank 1 on beta")
+
+
+def test_a_rank_that_left_by_an_error_is_followed(tmp_path: Path) -> None:
+    """Where no launcher ends the others: they take over message and exit code, whether their collective fails or they look around."""
+    with pytest.raises(FoldlineError, match="disk"), Heartbeat(tmp_path, THERE, [HERE, THERE], 0.4):
+        raise FoldlineError("the disk is not reliable")
+    left = Watch(tmp_path, [THERE]).left()
+    assert left is not None
+    assert (str(left), left.exit_code) == ("rank 1 on beta ended: the disk is not reliable", 2)
+    with pytest.raises(LostRankError, match="rank 1 on beta ended: the disk") as raised, Heartbeat(tmp_path, HERE, [HERE, THERE], 0.4):
+        raise RuntimeError("[gloo] Connection closed by peer")
+    assert raised.value.exit_code == 2
+    with Heartbeat(tmp_path, THERE, [HERE, THERE], 0.4):  # started again
+        assert Watch(tmp_path, [THERE]).left() is None
+
+
+def test_a_full_disk_is_no_silence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with Heartbeat(tmp_path, THERE, [HERE, THERE], 0.4):
+        monkeypatch.setattr(heartbeat, "write_atomic", no_room)
+        watch = Watch(tmp_path, [THERE])
+        time.sleep(0.3)
+        watch.look()
+        assert watch.silent(0.25) == []
+
+
+def no_room(path: Path, data: str) -> None:
+    raise OSError(28, "No space left on device")
+
+
+def test_the_state_is_what_is_true(tmp_path: Path) -> None:
+    state = tmp_path / "state.json"
+    assert state_of(state) == ""
+    tell(state, "running")
+    assert state_of(state) == "running"
+    dead = subprocess.Popen(["true"])
+    dead.wait()
+    state.write_text(json.dumps({"state": "running", "time": 1.0, "host": socket.gethostname(), "pid": dead.pid}))
+    assert state_of(state) == "lost"
+    state.write_text(json.dumps({"state": "running", "time": 1.0, "host": "elsewhere", "pid": dead.pid}))
+    assert state_of(state) == "running"  # cannot be seen from here
+    settle(state, 137)
+    assert state_of(state) == "lost"
+    for code, name in ((2, "failed"), (75, "stopped"), (UNAVAILABLE, "lost")):
+        tell(state, "running")
+        settle(state, code)
+        assert state_of(state) == name
+    settle(state, 2)
+    assert state_of(state) == "lost"  # what a rank told is not corrected
 
 
 def test_restarts_need_the_launcher(store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
