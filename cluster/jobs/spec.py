@@ -108,7 +108,7 @@ def _rules(spec: JobSpec, command: Sequence[str]) -> list[tuple[bool, str]]:
     counts = ("nodes", "chain")
     naturals = ("gpus_per_node", "ranks_per_node", "cpus_per_rank", "array", "signal_ahead")
     kubernetes = spec.scheduler == "kubernetes"
-    several = spec.nodes * spec.ranks > 1
+    several = spec.nodes * (spec.ranks_per_node or 1) > 1  # GPUs alone make ranks of a training only
     return [
         (spec.scheduler in SCHEDULERS, f"scheduler = {spec.scheduler!r}: {nearest(spec.scheduler, SCHEDULERS)}"),
         *((getattr(spec, name) >= 1, f"{name} = {getattr(spec, name)} is below 1") for name in counts),
@@ -129,7 +129,7 @@ def _rules(spec: JobSpec, command: Sequence[str]) -> list[tuple[bool, str]]:
         (not spec.mount or bool(spec.container), "mount is given without container"),
         (
             not several or command[0] in ON_RANKS or bool(spec.mpirun),
-            f"{command[0]} is one process, not {spec.nodes} nodes x {spec.ranks} ranks; give --array or --mpirun",
+            f"{command[0]} is one process, not {spec.nodes} nodes x {spec.ranks_per_node or 1} ranks; give --array or --mpirun",
         ),
         (not spec.array or command[0] in SHARED_OUT, f"array = {spec.array}: only {' and '.join(SHARED_OUT)} can be divided"),
         (not spec.array or spec.chain == 1, "array and chain exclude each other: a task that is started again goes on by itself"),

@@ -216,6 +216,7 @@ def test_defaults_of_a_site_and_flags(tmp_path: Path, monkeypatch: pytest.Monkey
         "foldline-train",
     )
     assert resolve({"account": "chem"}, site, ["train"]).account == "chem"
+    assert resolve({"array": 3}, site, ["search"]).array == 3, "a site's number of GPUs is no number of searching processes"
     monkeypatch.setenv("FOLDLINE_JOB", str(site))
     assert resolve({}, None, ["train"]).account == "bio"
     site.write_text('[job]\nscheduler = "pbs"\nacount = "bio"\n')

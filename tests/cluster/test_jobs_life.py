@@ -65,7 +65,7 @@ mlflow = false
 
 [run]
 dir = "run"
-steps = 24
+steps = 16
 checkpoint_every = 4
 device = "cpu"
 """
@@ -351,4 +351,4 @@ def test_a_real_training_on_two_hosts_is_stopped_and_goes_on(site: Path, schedul
     assert state(number) == "done"
     steps = [json.loads(line) for line in (site / "run" / "metrics.jsonl").read_text().splitlines()]
     trained = [entry["step"] for entry in steps if entry["kind"] == "train"]
-    assert sorted(set(trained)) == list(range(1, 25))
+    assert sorted(set(trained)) == list(range(1, 17))
