@@ -24,6 +24,7 @@ CHECKS = {
     "training-256": ("training", "check_initial"),
     "inference": ("inference", "check"),
     "training-384": ("training", "check_finetune"),
+    "engines": ("engines", "check"),
     "deepspeed": ("deepspeed_run", "check"),
 }
 PASS, FAIL, ERROR, NOT_RUN, SKIPPED, MEMORY, MEASURED = "pass", "fail", "error", "not run", "skipped", "out of memory", "measured"

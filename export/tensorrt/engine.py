@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,8 @@ from ..stages import Stage
 from .backend import new_logger
 from .passes import TYPES, Shapes
 from .weights import assign
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -65,7 +68,10 @@ class StageEngine:
         for name, shape in shapes.items():
             if not self._context.set_input_shape(name, shape):
                 raise self._failed(f"refuses the shape {shape} of '{name}'")
-        unknown = self._context.infer_shapes()
+        try:
+            unknown = self._context.infer_shapes()
+        except RuntimeError as error:
+            raise self._failed(f"cannot take {dict(shapes)} ({error})") from None
         if unknown:
             raise self._failed(f"cannot tell the shapes of {unknown}")
         return int(self._context.update_device_memory_size_for_shapes())
@@ -111,9 +117,13 @@ class KernelStore:
         settings.set_runtime_cache(self.cache)
 
     def save(self) -> None:
-        """Write what was compiled so far."""
-        if self.cache is not None:
+        """Write what was compiled so far. A cache folder that cannot be written costs compiling again, nothing else."""
+        if self.cache is None:
+            return
+        try:
             write_atomic(self._path, bytes(self.cache.serialize()))
+        except OSError as error:
+            log.warning("compiled kernels are not kept in %s: %s", self._path, error.strerror)
 
 
 def give_weights(runtime: Runtime, engine: Any, values: Mapping[str, Tensor], parameters: int, stage: str, path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -115,6 +116,8 @@ class TensorRTRunner(BucketRunner):
         self._folder, self._facts = folder, facts
         self._runtime = Runtime.start(backend, trt)
         self._kernels = KernelStore(_kernel_file(facts, gpu)) if backend == "tensorrt_rtx" else None
+        if self._kernels is not None:
+            weakref.finalize(self, self._kernels.save)  # when the runner goes, at the latest with the process
         self._launchers: dict[str, GraphLauncher] = {}
         self._cuda_graph = cuda_graph
         self._opened: dict[str, list[StageEngine]] = {}
@@ -125,11 +128,6 @@ class TensorRTRunner(BucketRunner):
     def not_recorded(self) -> dict[str, str]:
         """Profile -> why its passes are not recorded as CUDA graphs, where they are not."""
         return {name: launcher.refused for name, launcher in self._launchers.items() if launcher.refused}
-
-    def save_kernels(self) -> None:
-        """Keep what TensorRT-RTX compiled for this GPU for later calls; nothing to do for ``tensorrt``."""
-        if self._kernels is not None:
-            self._kernels.save()
 
     def _open_engines(self, profile: Profile) -> Sequence[StageExecutor]:
         plans, counts = self._facts["plans"][profile.name], self._facts.get("parameters", {})
