@@ -87,7 +87,8 @@ class Driver:
                 return False
             begin = time.monotonic() - (job.seconds if fault.phase == "starting" else 0.0)
             self._armed = begin + fault.fraction * pace.of(fault.phase)
-        return time.monotonic() >= self._armed
+        passing = fault.phase == "starting" and job.step is not None  # this start is quicker than the undisturbed one was
+        return passing or time.monotonic() >= self._armed
 
     def _strike(self, blow: Blow, job: Job) -> None:
         self._armed, self._mark = None, len(job.text)
@@ -148,6 +149,8 @@ class Driver:
         if not outcome.seconds:
             outcome.seconds = time.monotonic() - outcome.struck
         outcome.problems += self._blows[outcome.fault.number].judge(outcome)
+        for path, name in ((self._scene.run.root, "RUN"), (self._scene.config.data.store, "STORE")):
+            outcome.seen = outcome.seen.replace(str(path), name)
         self._tell(outcome)
 
     def _close(self) -> None:
