@@ -16,6 +16,7 @@ import sys
 import threading
 import time
 import traceback
+from contextlib import suppress
 from itertools import islice
 from pathlib import Path
 from types import TracebackType
@@ -79,23 +80,19 @@ class Crash:
             error.add_note(f"crash bundle: {self._folder}")
 
     def __enter__(self) -> Self:
-        self._run.ranks.mkdir(parents=True, exist_ok=True)
-        self._stale = asked(self._run)
-        if self._mine.rank == 0:
-            forget(self._run)
-        about = {"host": self._mine.host, "pid": os.getpid(), "born": psutil.Process().create_time()}
-        _process_file(self._run, self._mine.rank).write_text(json.dumps(about))
-        fatal, stacks = (self._open(name) for name in ("fatal", "stacks"))
-        faulthandler.enable(fatal)
-        faulthandler.register(signal.SIGUSR2, file=stacks, all_threads=True)
+        try:
+            self._prepare()
+        except OSError as error:  # a full disk at a restart: the run may still make room or go on without
+            print(f"foldline: rank {self._mine.rank} on {self._mine.host} leaves no crash bundle: {error}", file=sys.stderr)
         self._thread.start()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.seen(kind, error, trace)
-        _process_file(self._run, self._mine.rank).unlink(missing_ok=True)  # no signal any more, which would now end the process
         self._over.set()
         self._thread.join()
+        with suppress(OSError):
+            _process_file(self._run, self._mine.rank).unlink(missing_ok=True)  # no signal any more, which would now end the process
         faulthandler.unregister(signal.SIGUSR2)
         if self._was_enabled and sys.__stderr__ is not None:
             faulthandler.enable(sys.__stderr__)
@@ -103,8 +100,20 @@ class Crash:
             faulthandler.disable()
         for file in self._files:
             file.close()
-            if not Path(file.name).stat().st_size:
-                Path(file.name).unlink()
+            with suppress(OSError):
+                if not Path(file.name).stat().st_size:
+                    Path(file.name).unlink()
+
+    def _prepare(self) -> None:
+        self._run.ranks.mkdir(parents=True, exist_ok=True)
+        self._stale = asked(self._run)
+        if self._mine.rank == 0:
+            forget(self._run)
+        fatal, stacks = (self._open(name) for name in ("fatal", "stacks"))
+        faulthandler.enable(fatal)
+        faulthandler.register(signal.SIGUSR2, file=stacks, all_threads=True)
+        about = {"host": self._mine.host, "pid": os.getpid(), "born": psutil.Process().create_time()}
+        _process_file(self._run, self._mine.rank).write_text(json.dumps(about))
 
     def _open(self, kind: str) -> IO[str]:
         """A file that the C library writes to; what an earlier start left in it is kept beside."""

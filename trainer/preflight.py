@@ -38,7 +38,7 @@ from .checkpoint import committed
 from .checkpoint_state import BYTES
 from .config import RunConfig, load_config, passes_per_step
 from .config import to_json as config_json
-from .engine import take_interface
+from .engine import choose_device, take_interface
 from .journal import read_journal
 from .plan import cost_of, parameter_bytes, step_seconds
 from .provenance import PACKAGE, git_state
@@ -220,7 +220,7 @@ def _look_links(job: Job) -> dict[str, Any]:
     if job.meeting is None:
         return {"pairs": [], "card": 0.0}
     if job.device == "cuda":
-        torch.cuda.set_device(job.mine.local_rank)
+        torch.cuda.set_device(choose_device(job.config, job.mine))
     return pairs.look(job.meeting, job.device)
 
 

@@ -93,13 +93,15 @@ def _both_ready(meeting: Meeting, key: str, second: bool) -> bool:
 
 def _measure_pair(meeting: Meeting, key: str, second: bool, device: str) -> dict[str, Any]:
     """Always by gloo first, which fails in time where two hosts cannot talk; NCCL would end the process."""
+    figures: dict[str, Any] = {"error": ""}
     try:
-        figures = measure(_group(meeting, key, second, "cpu"), "cpu", latency_only=device != "cpu")
-        if device != "cpu":
-            figures |= measure(_group(meeting, f"{key}/{device}", second, device), device, latency_only=False)
+        for kind in dict.fromkeys(("cpu", device)):
+            group = _group(meeting, f"{key}/{kind}", second, kind)
+            figures |= measure(group, kind, latency_only=kind != device)
+            group.shutdown()
     except RuntimeError as error:
         return {"error": str(error).splitlines()[0][:200]}
-    return {"error": ""} | figures
+    return figures
 
 
 def _group(meeting: Meeting, key: str, second: bool, device: str) -> Any:

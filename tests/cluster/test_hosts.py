@@ -139,7 +139,7 @@ def test_deepspeeds_launcher_starts_ranks_on_both_hosts(hosts: Hosts, store: Pat
     config, listed = write_config(tmp_path, store), tmp_path / "hostfile"
     listed.write_text("".join(f"{name} slots=1\n" for name in hosts.names))
     deepspeed = str(Path(sys.executable).with_name("deepspeed"))
-    meeting = ["--hostfile", str(listed), "--no_ssh", "--master_addr", "10.77.0.1", "--master_port", "29531"]
+    meeting = ["--hostfile", str(listed), "--no_ssh", "--no_local_rank", "--master_addr", "10.77.0.1", "--master_port", "29531"]
     program = ["--module", "foldline.cli", "train", "--config", str(config)]
     jobs = [hosts.start(name, deepspeed, *meeting, "--node_rank", str(n), *program) for n, name in enumerate(hosts.names)]
     ended_well(jobs, config)
