@@ -21,9 +21,8 @@ class Limits:
     plddt: float  # worst residue, 0..100
     mean_plddt: float  # of the chain, 0..100
     ptm: float
-    pae: float  # ångström, predicted aligned error of the worst pair
-    first_distogram: float  # worst probability after the first pass
-    distogram: float  # worst probability after the last pass
+    pae: float  # ångström, predicted aligned error of the worst pair in a pass
+    distogram: float  # worst probability of a pass
 
 
 # By the precision of the engine. Those of bf16 and fp16 follow from what the same precision changes in PyTorch: docs/numerics.md.
@@ -36,7 +35,6 @@ LIMITS = {
         mean_plddt=0.05,
         ptm=0.002,
         pae=0.05,
-        first_distogram=0.002,
         distogram=0.002,
     ),
     "bf16": Limits(
@@ -47,8 +45,7 @@ LIMITS = {
         mean_plddt=0.2,
         ptm=0.003,
         pae=3.0,
-        first_distogram=0.3,
-        distogram=0.8,
+        distogram=0.3,
     ),
     "fp16": Limits(
         position_error=1.0,
@@ -58,8 +55,7 @@ LIMITS = {
         mean_plddt=0.1,
         ptm=0.002,
         pae=1.0,
-        first_distogram=0.03,
-        distogram=0.6,
+        distogram=0.03,
     ),
 }
 
@@ -75,7 +71,6 @@ class LimitKeys:
     mean_plddt: float | None = None
     ptm: float | None = None
     pae: float | None = None
-    first_distogram: float | None = None
     distogram: float | None = None
 
     def __post_init__(self) -> None:

@@ -15,10 +15,10 @@ from ..errors import FoldlineError
 from .comparison import compare
 from .confidence import confidence_of
 from .config import GateConfig
-from .gate_checks import Check, accuracy, fold, refusal, stability
+from .gate_checks import Check, accuracy, fold, pair_accuracy, refusal, stability
 from .gate_proteins import Bin, GateProtein, Selection
 from .graph import Arrays
-from .runners import Runner
+from .runners import Runner, TorchRunner
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,7 @@ class GateReport:
 
 
 def run_gate(
-    reference: Runner,
+    reference: TorchRunner,
     engine: Runner,
     selection: Selection,
     features: FeatureConfig,
@@ -125,8 +125,11 @@ def run_gate(
         if index == 0:
             checks += refusal(engine, cycles[0])
         ours, theirs = fold(reference, cycles), fold(engine, cycles)
-        checks += accuracy(protein.record, ours, theirs, reference, limits)
-        checks += stability(protein.record, engine, cycles[0], theirs.first, config, limits)
+        found = list(accuracy(protein.record, ours, theirs, reference.config.heads, limits))
+        if found[0].passed:  # every value is finite
+            found += pair_accuracy(protein.name, cycles, ours, theirs, reference, limits)
+        checks += found
+        checks += stability(protein.record, engine, cycles[0], theirs.passes[0], config, limits)
         folded.append(_folded(protein, cycles[0], ours.last, theirs.last, reference))
     return GateReport(engine.name, reference.name, tuple(checks), precision, config.recycles, tuple(folded), selection.bins)
 

@@ -6,20 +6,23 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 
 from ..data_store.types import ChainRecord, FeatureBatch
 from ..errors import FoldlineError
+from ..model.confidence import compute_pae
+from ..model.config import HeadsConfig
 from .comparison import compare
 from .confidence import confidence_of
 from .config import GateConfig, Limits
-from .graph import Arrays, crop_outputs, output_schema, pad_feeds, sizes_of
-from .runners import Runner, State, feature_schema, features_of, fit, run_fitted
+from .graph import RECYCLED, Arrays, crop_outputs, output_schema, pad_feeds, sizes_of
+from .runners import Runner, State, TensorState, TorchRunner, feature_schema, features_of, fit, result_names, run_fitted
 
 FINITE, ATOMS = "values that are not finite", "different atoms"
 POSITION, RMSD, LDDT = "position error of the worst atom", "RMSD of all atoms", "change of lDDT-Cα"
 PLDDT, MEAN_PLDDT = "change of pLDDT, worst residue", "change of mean pLDDT"
 PTM, PAE = "change of pTM", "change of predicted aligned error, worst pair"
-FIRST_DISTOGRAM, DISTOGRAM = "distogram probability error, first pass", "distogram probability error"
+DISTOGRAM = "distogram probability error"
 REPEAT, PADDED_POSITION, PADDED_PLDDT = "values that change when run again", "position change by padding", "pLDDT change by padding"
 REFUSAL = "sizes outside the limits that are not refused"
 ANY = "any"  # stands in place of a protein in a check of the engine itself
@@ -49,37 +52,38 @@ class Check:
 
 @dataclass(frozen=True)
 class Fold:
-    """One runner's fold of one protein: all outputs of the first pass and of the last one."""
+    """One runner's fold of one protein: all outputs of each pass."""
 
-    first: Arrays
-    last: Arrays
+    passes: tuple[Arrays, ...]
+
+    @property
+    def last(self) -> Arrays:
+        """The outputs after all passes."""
+        return self.passes[-1]
 
 
 def fold(runner: Runner, cycles: Sequence[FeatureBatch]) -> Fold:
     """All passes of ``cycles``, each fed by the one before on the runner's own device."""
     schema, n_res = output_schema(runner.config), len(cycles[0].aatype)
     state: State | None = None
-    kept = []
-    for index, batch in enumerate(cycles):
+    passes = []
+    for batch in cycles:
         state = runner.start(fit(features_of(batch, runner.config), runner), state)
-        if index in (0, len(cycles) - 1):
-            kept.append(crop_outputs(state.fetch(list(schema)), schema, n_res))
-    return Fold(kept[0], kept[-1])
+        passes.append(crop_outputs(state.fetch(list(schema)), schema, n_res))
+    return Fold(tuple(passes))
 
 
-def accuracy(record: ChainRecord, ours: Fold, theirs: Fold, reference: Runner, limits: Limits) -> Iterator[Check]:
-    """``ours``: PyTorch's fold; ``theirs``: the engine's. After all passes, but for one look at the first: a distance bin that recycling
-    flips moves a probability by much, and would hide smaller errors of products there.
-    """
+def accuracy(record: ChainRecord, ours: Fold, theirs: Fold, heads: HeadsConfig, limits: Limits) -> Iterator[Check]:
+    """After all passes. ``ours``: PyTorch's fold; ``theirs``: the engine's."""
 
     def check(name: str, value: float, limit: float, unit: str = "") -> Check:
         return Check(record.metadata.chain_id, name, value, limit, unit)
 
-    heads, known, new = reference.config.heads, ours.last, theirs.last
-    broken = sum(int((~np.isfinite(value)).sum()) for outputs in (theirs.first, new) for value in outputs.values())
+    broken = sum(int((~np.isfinite(value)).sum()) for outputs in theirs.passes for value in outputs.values())
     yield check(FINITE, float(broken), 0.0)
     if broken:
         return  # nothing else can be measured
+    known, new = ours.last, theirs.last
     distance = np.linalg.norm(known["positions"] - new["positions"], axis=-1)[known["atom_mask"] > 0.5]
     yield check(POSITION, largest(distance), limits.position_error, " Å")
     yield check(RMSD, rms(distance), limits.rmsd, " Å")
@@ -92,10 +96,34 @@ def accuracy(record: ChainRecord, ours: Fold, theirs: Fold, reference: Runner, l
     yield check(MEAN_PLDDT, abs(float(sure.plddt.mean() - surer.plddt.mean())), limits.mean_plddt)
     if sure.ptm is not None and surer.ptm is not None:
         yield check(PTM, abs(sure.ptm - surer.ptm), limits.ptm)
-    if sure.pae is not None and surer.pae is not None:
-        yield check(PAE, largest(sure.pae - surer.pae), limits.pae, " Å")
-    yield check(FIRST_DISTOGRAM, distogram_error(ours.first["distogram"], theirs.first["distogram"]), limits.first_distogram)
-    yield check(DISTOGRAM, distogram_error(known["distogram"], new["distogram"]), limits.distogram)
+
+
+def pair_accuracy(
+    name: str, cycles: Sequence[FeatureBatch], ours: Fold, theirs: Fold, reference: TorchRunner, limits: Limits
+) -> Iterator[Check]:
+    """What is predicted for pairs of residues, pass by pass: PyTorch repeats each pass from what the engine recycled.
+
+    Recycling puts distances into bins. A distance that rounding moves over an edge changes single probabilities by a hundredth and more, in
+    float32 as well, so two whole folds cannot be compared pair by pair; one pass on the same input can.
+    """
+    heads = reference.config.heads
+    distogram, pae = 0.0, 0.0
+    for index, (batch, made) in enumerate(zip(cycles, theirs.passes, strict=True)):
+        known = ours.passes[0] if index == 0 else _repeated(reference, batch, theirs.passes[index - 1])
+        distogram = worse(distogram, distogram_error(known["distogram"], made["distogram"]))
+        if heads.pae_enabled:
+            before, after = (compute_pae(torch.from_numpy(outputs["pae"]), heads.pae_max).expected for outputs in (known, made))
+            pae = worse(pae, largest((before - after).numpy()))
+    yield Check(name, DISTOGRAM, distogram, limits.distogram, "")
+    if heads.pae_enabled:
+        yield Check(name, PAE, pae, limits.pae, " Å")
+
+
+def _repeated(reference: TorchRunner, batch: FeatureBatch, previous: Arrays) -> Arrays:
+    """One pass of PyTorch from an engine's recycled tensors."""
+    recycled = {name: torch.from_numpy(previous[name]).to(reference.device) for name in RECYCLED.values()}
+    state = reference.start(features_of(batch, reference.config), TensorState(recycled))
+    return state.fetch(result_names(reference.config))
 
 
 def stability(
@@ -134,9 +162,13 @@ def distogram_error(ours: np.ndarray, theirs: np.ndarray) -> float:
     worst = 0.0
     for start in range(0, len(ours), ROWS_AT_ONCE):
         rows = slice(start, start + ROWS_AT_ONCE)
-        difference = largest(_softmax(ours[rows]) - _softmax(theirs[rows]))
-        worst = difference if np.isnan(difference) else max(worst, difference)
+        worst = worse(worst, largest(_softmax(ours[rows]) - _softmax(theirs[rows])))
     return worst
+
+
+def worse(one: float, other: float) -> float:
+    """The larger of two errors; what is not a number is worst."""
+    return one if np.isnan(one) or one > other else other
 
 
 def largest(values: np.ndarray) -> float:

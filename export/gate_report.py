@@ -16,8 +16,9 @@ from .gate_tables import accuracy_table, escape, seconds_text, size_text, speed_
 
 JSON_NAME, HTML_NAME = "gate.json", "gate.html"
 ACCURACY_NOTE = (
-    "Positions are compared without superposing, after all passes, and Δ is the change from PyTorch in float32 on the same input. A bar "
-    "shows how much of its limit a value takes."
+    "Δ is the change from PyTorch in float32 on the same input, after all passes; positions are not superposed. Aligned error "
+    "and distogram are compared in each pass, which PyTorch repeats from what the engine recycled. A bar shows how much of its limit a "
+    "value takes."
 )
 STABILITY_NOTE = (
     "Run again: the same first pass twice, compared bit by bit. Padding: the same first pass with residues and rows added that the masks "

@@ -13,7 +13,6 @@ from .gate_checks import (
     ATOMS,
     DISTOGRAM,
     FINITE,
-    FIRST_DISTOGRAM,
     LDDT,
     MEAN_PLDDT,
     PADDED_PLDDT,
@@ -37,8 +36,7 @@ ACCURACY = {
     PAE: ("Δ PAE", "Å, worst pair"),
     RMSD: ("RMSD", "Å, all atoms"),
     POSITION: ("worst atom", "Å"),
-    FIRST_DISTOGRAM: ("distogram", "worst, 1st pass"),
-    DISTOGRAM: ("distogram", "worst, last"),
+    DISTOGRAM: ("distogram", "worst probability"),
 }
 STABILITY = {
     FINITE: ("not finite", "values"),

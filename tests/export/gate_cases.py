@@ -14,7 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from foldline.data_store.types import ChainRecord
 from foldline.errors import FoldlineError
 from foldline.export.graph import Arrays, output_schema
-from foldline.export.runners import ArrayState, Runner, State, TorchRunner, check_sizes
+from foldline.export.runners import ArrayState, Runner, State, TensorState, TorchRunner, check_sizes
 from foldline.export.stages import find_policy
 from foldline.model.alphafold import AlphaFold
 from foldline.model.precision import apply_precision
@@ -117,6 +117,31 @@ class Broken:
         outputs = state.fetch(list(output_schema(self.config)))
         self.fault(dict(features), outputs)
         return ArrayState(outputs)
+
+
+class FirstPassOnly:
+    """A fault of the first call alone."""
+
+    def __init__(self, fault: Callable[[Arrays, Arrays], None]) -> None:
+        self.fault, self.calls = fault, 0
+
+    def __call__(self, features: Arrays, outputs: Arrays) -> None:
+        if not self.calls:
+            self.fault(features, outputs)
+        self.calls += 1
+
+
+class Nudged:
+    """A runner whose recycled positions are off by up to ``by`` ångström, as rounding leaves them, only more."""
+
+    def __init__(self, inner: Runner, by: float) -> None:
+        self.name, self.config, self.limits, self.multiple, self.inner, self.by = "nudged", inner.config, inner.limits, 1, inner, by
+
+    def start(self, features: Mapping[str, np.ndarray], previous: State | None) -> State:
+        outputs = self.inner.start(features, previous).fetch(list(output_schema(self.config)))
+        shift = np.random.default_rng(0).uniform(-self.by, self.by, outputs["next_x"].shape)
+        outputs["next_x"] += shift.astype(np.float32)
+        return TensorState({name: torch.from_numpy(value) for name, value in outputs.items()})
 
 
 def shake(features: Arrays, outputs: Arrays) -> None:
