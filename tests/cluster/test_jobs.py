@@ -9,12 +9,13 @@ import os
 import shutil
 import subprocess
 import sys
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
 import yaml
 
+from foldline.cluster.jobs.arguments import LISTS, OPTIONS
 from foldline.cluster.jobs.kubernetes import manifests
 from foldline.cluster.jobs.script import Work
 from foldline.cluster.jobs.shards import divide_table, merge_command, shard
@@ -249,6 +250,49 @@ def test_defaults_of_a_site_and_flags(tmp_path: Path, monkeypatch: pytest.Monkey
 def test_mistakes_are_told(flags: dict, command: list[str], words: str) -> None:
     with pytest.raises(FoldlineError, match=words):
         resolve(flags, None, command)
+
+
+# A value for every key that differs from the default; and what else must be so for it to count.
+CHANGED: dict[str, tuple[object, dict[str, object]]] = {
+    "name": ("other", {}),
+    "nodes": (3, {}),
+    "gpus_per_node": (4, {}),
+    "ranks_per_node": (5, {}),
+    "cpus_per_rank": (6, {}),
+    "memory": ("7G", {}),
+    "time": ("08:00", {}),
+    "account": ("a9", {}),
+    "partition": ("p9", {}),
+    "qos": ("q9", {}),
+    "extra": (("--exclusive",), {}),
+    "module": (("m9",), {}),
+    "activate": ("/a/9", {}),
+    "environment": (("A=9",), {}),
+    "container": ("/i9.sif", {}),
+    "container_runtime": ("pyxis", {"container": "/i9.sif"}),
+    "mount": (("/m9:/m9",), {"container": "/i9.sif"}),
+    "mpirun": ("mpiexec -n {ranks}", {}),
+    "array": (9, {}),
+    "chain": (9, {}),
+    "signal_ahead": (99, {}),
+    "requeue": (False, {}),
+    "kind": ("jobset", {"scheduler": "kubernetes", "container": "i"}),
+    "namespace": ("n9", {"scheduler": "kubernetes", "container": "i"}),
+}
+
+
+@pytest.mark.parametrize("key", CHANGED)
+def test_every_key_says_something(key: str) -> None:
+    value, more = CHANGED[key]
+    before = replace(SMALL, **more)
+    work = SEARCH if key == "array" else TRAIN
+    assert job_text(replace(before, **{key: value}), work) != job_text(before, work)
+
+
+def test_every_key_is_an_option() -> None:
+    keys = {field.name for field in fields(JobSpec)}
+    assert keys == {name.replace("-", "_") for name in (*OPTIONS, *LISTS)} | {"requeue"}
+    assert keys == set(CHANGED) | {"scheduler", "folder"}
 
 
 def test_time_limits() -> None:
