@@ -21,6 +21,8 @@ def jobs_command(wanted: str, follow: bool, lines: int, limit: int, poll: float,
         if follow:
             raise FoldlineError("--follow needs the id or name of a job")
         return _list(limit, as_json)
+    if poll <= 0:
+        raise FoldlineError(f"--poll {poll:g} is not above 0 seconds")
     record = find(wanted)
     if follow:
         return _follow(record, poll)
@@ -97,7 +99,7 @@ def newest_log(record: Record) -> Path | None:
 
 
 def _list(limit: int, as_json: bool) -> int:
-    found = [(record, state_of(record)) for record in reversed(records()[-limit:])]
+    found = [(record, _state_or_reason(record)) for record in reversed(records()[-limit:])]
     if as_json:
         print(json.dumps([{**asdict(record), **asdict(state)} for record, state in found]))
         return 0
@@ -106,6 +108,14 @@ def _list(limit: int, as_json: bool) -> int:
     if not found:
         print("no job was submitted yet")
     return 0
+
+
+def _state_or_reason(record: Record) -> State:
+    """One scheduler that cannot be asked must not hide the jobs of the others."""
+    try:
+        return state_of(record)
+    except FoldlineError as error:
+        return State("unknown", str(error))
 
 
 def _follow(record: Record, poll: float) -> int:

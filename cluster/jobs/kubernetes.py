@@ -183,7 +183,11 @@ def pod_script(spec: JobSpec, work: Work, node: str, address: str, port: str, at
             command += ' "${part[@]}"'
         return "\n".join([*lines, f"exec {command} {work.task_arguments}".rstrip()]) + "\n"
     launch = words([*work.program, "launch", "--ranks-per-node", str(spec.ranks), "--nodes", str(spec.nodes)])
+    if spec.nodes == 1:
+        node, address, port = "0", "127.0.0.1", str(PORT)
     place = [f'node="{node}"', f'address="{address}"', f'port="{port}"', f"unset {STALE}"]
+    if spec.nodes > 1:
+        place.append('for _ in $(seq 300); do getent hosts "$address" > /dev/null && break; sleep 1; done  # until pod 0 has its name')
     start = f'{launch} --node "$node" --address "$address" --port "$port" -- {words(work.command)} "${{resume[@]}}" &'
     lines = [
         *place,

@@ -35,8 +35,8 @@ def file_name(spec: JobSpec) -> str:
 def work_of(spec: JobSpec, command: Sequence[str], cwd: Path, folder: Path) -> Work:
     """What the job runs. Reads a training's config for its run.dir. Raises FoldlineError for a command that cannot be run as a job."""
     inside = bool(spec.container)
-    # In a container, and after modules or an activation, foldline is found as the site has set it up; here as it is called now.
-    program = ("foldline",) if inside or spec.activate or spec.module else (sys.executable, "-m", "foldline.cli")
+    # In a container and after an activation foldline is what is found there, else what is running now.
+    program = ("foldline",) if inside or spec.activate else (sys.executable, "-m", "foldline.cli")
     work = Work(tuple(command), program, str(cwd), str(folder))
     if command[0] == "train":
         if "--launcher" in command or "--ranks" in command:

@@ -17,6 +17,9 @@ from pathlib import Path
 import pytest
 
 from foldline.cluster.jobs import follow, records, submit
+from foldline.cluster.jobs.kubernetes import RETRIED, pod_script
+from foldline.cluster.jobs.spec import JobSpec
+from foldline.cluster.jobs.text import work_of
 from foldline.errors import FoldlineError
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -278,6 +281,27 @@ def test_kubernetes_from_create_to_delete(site: Path, capsys: pytest.CaptureFixt
     assert state("af") == "cancelled"
 
 
+@pytest.mark.parametrize(("kind", "retried"), [("job", 69), ("pytorchjob", 143)])
+def test_a_pod_goes_on_where_the_last_one_was(site: Path, kind: str, retried: int) -> None:
+    spec = JobSpec("kubernetes", name="af", kind=kind, container="image", nodes=2)
+    work = work_of(spec, ["train", "--config", "run.toml", "--set", f"run.dir={site / 'run'}"], site, site)
+    (site / "queue" / "codes").write_text("69\n69 save\n0\n0\n")
+    (site / "bin" / "getent").write_text("#!/bin/sh\n[ \"$*\" = 'hosts localhost' ]\n")  # the cluster's names, of which there is one
+    (site / "bin" / "getent").chmod(0o755)
+
+    def pod(node: int) -> int:
+        script = pod_script(spec, work, str(node), "localhost", "1", RETRIED if kind == "pytorchjob" else "")
+        return subprocess.run(["bash", "-c", script], check=False, timeout=60).returncode
+
+    assert pod(0) == retried, "the first ends before its first checkpoint"
+    assert pod(0) == retried
+    assert len(list(site.glob("run.lost_*"))) == 1, "what the first had begun is set aside"
+    assert pod(0) == 0
+    assert pod(1) == 0
+    assert [call.endswith("--resume") for call in calls(site)] == [False, False, True, True]
+    assert [call.split("--node ")[1][0] for call in calls(site)] == ["0", "0", "0", "1"]
+
+
 def test_a_dry_run_touches_nothing(site: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert submit.submit_command({"scheduler": "pbs", "nodes": 2}, None, True, ("train", "--config", "run.toml")) == 0
     assert "#PBS -l select=2" in capsys.readouterr().out
@@ -285,12 +309,15 @@ def test_a_dry_run_touches_nothing(site: Path, capsys: pytest.CaptureFixture[str
     assert records.records() == []
 
 
-def test_what_the_scheduler_refuses_is_told(site: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_the_scheduler_refuses_is_told(site: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(FoldlineError, match=r"sbatch refused \(unrecognized option '--nonsense'\)"):
         send(site, "slurm", extra=["--nonsense"])
     with pytest.raises(FoldlineError, match="no job '99'"):
         records.find("99")
+    number = send(site, "lsf")
     monkeypatch.setenv("PATH", "/nowhere")
+    follow.jobs_command("", False, 10, 20, 1.0, False)
+    assert "unknown    bjobs is not on PATH" in capsys.readouterr().out, f"job {number} is listed all the same"
     with pytest.raises(FoldlineError, match="qsub is not on PATH"):
         send(site, "pbs")
 
