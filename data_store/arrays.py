@@ -22,7 +22,8 @@ _CACHE_BYTES = 64 << 20  # of zip directories in tensorstore; chunks are not kep
 _ANSWER_SECONDS = 120.0  # that tensorstore may take for one array of a read: S3, or a file system that hangs, may never answer
 _TIMESTAMP = (1980, 1, 1, 0, 0, 0)
 _MODE = 0o644 << 16
-_ENTRY = re.compile(r"(?:(\w+)/(?:c/(\d+)(?:/0)*|zarr\.json)|zarr\.json)")
+_GROUP = "zarr.json"
+_ENTRY = re.compile(r"(\w+)/(?:c/(\d+)(?:/0)*|zarr\.json)")
 
 Range = tuple[int, int]
 
@@ -198,8 +199,10 @@ def held_chunks(part: str, entries: Iterable[str]) -> dict[str, np.ndarray]:
     """
     numbers: dict[str, list[int]] = {name: [] for name in ALL_ARRAYS}
     for entry in entries:
+        if entry == _GROUP:
+            continue
         match = _ENTRY.fullmatch(entry)
-        if match is None or (match[1] or "aatype") not in numbers:
+        if match is None or match[1] not in numbers:
             raise ValueError(f"{part} lists an entry {entry!r}, which no part has")
         if match[2] is not None:
             numbers[match[1]].append(int(match[2]))
