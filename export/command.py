@@ -4,17 +4,13 @@ from __future__ import annotations
 
 import json
 import shutil
-import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
 
 from .. import __version__
 from ..data_store.config import DataConfig, FeatureConfig
@@ -23,17 +19,16 @@ from ..model.alphafold import AlphaFold
 from ..model.config import ModelConfig
 from ..model.weights import count_parameters, load_weights
 from ..settings import from_dict, to_dict
-from .bench import BenchReport, run_bench
-from .bundle import ONNX, WEIGHTS, Bundle, new_bundle, sha256_of
+from .building import add_engine
+from .bundle import GRAPHS, WEIGHTS, Bundle, new_bundle, sha256_of
 from .config import ExportConfig
-from .contenders import contenders
-from .engines import build, choose_engine, open_runner, package_versions
-from .gate import GateReport, require, run_gate
-from .gate_proteins import Selection, select_proteins
-from .gate_report import write_report
+from .core import Core
+from .engine_store import Engine, engines_of
+from .gating import Gate
 from .graph import input_schema, output_schema
-from .onnx import export_onnx
-from .runners import Runner, TorchRunner
+from .graphs import write_graphs
+from .kinds import Order, Say, find_kind, package_versions
+from .printing import print_gate, stage_printer
 
 
 @dataclass(frozen=True)
@@ -50,14 +45,10 @@ class TrainedRun:
 def export_command(run_dir: Path, out: Path, config: ExportConfig) -> int:
     """Export the run in ``run_dir`` to the new bundle ``out`` and print what was made; 0, or FoldlineError and no bundle."""
     console = Console(highlight=False)
-    run = read_run(run_dir)
-    bundle, report = export_bundle(run, out, config, _stage_printer(console))
-    console.print(_gate_table(report))
+    bundle, engine = export_bundle(read_run(run_dir), out, config, stage_printer(console))
+    print_gate(console, engine)
     size = sum(file.stat().st_size for file in out.rglob("*") if file.is_file())
-    engine_name = bundle.manifest["engine"]["name"]
-    console.print(
-        f"[bold]{escape(str(out))}[/]  {size / 1e6:.1f} MB, engine {engine_name}, identity {bundle.identity[:16]}", soft_wrap=True
-    )
+    console.print(f"[bold]{escape(str(out))}[/]  {size / 1e6:.1f} MB, engine {engine.label}, bundle {bundle.identity[:16]}", soft_wrap=True)
     return 0
 
 
@@ -78,54 +69,55 @@ def read_run(run_dir: Path) -> TrainedRun:
     return TrainedRun(run_dir, model, features, from_dict(DataConfig, parts["data"], where), weights)
 
 
-def export_bundle(run: TrainedRun, out: Path, config: ExportConfig, stage: Callable[[str], None]) -> tuple[Bundle, GateReport]:
-    """Make the bundle. ``stage`` is told what is done as it is done. Raises FoldlineError, and then ``out`` does not exist."""
-    choice = choose_engine(config.engine)
-    stage(f"engine {choice.name}: {choice.reason}")
+def export_bundle(run: TrainedRun, out: Path, config: ExportConfig, say: Say) -> tuple[Bundle, Engine]:
+    """Make the bundle with one engine, which has passed its gate. Raises FoldlineError, and then ``out`` does not exist."""
+    kind, reason = default_kind(config.engine)
+    say(f"engine {kind}: {reason}")
     model = AlphaFold(run.model)
     about = load_weights(run.weights, model)
-    _require_store(run)
-    contents: dict[str, Any] = _contents(run, config, about)
+    gate = Gate(_store(run), run.data.validation, config)
+    contents = _contents(run, config, about)
     with new_bundle(out, contents) as folder:
         shutil.copyfile(run.weights, folder / WEIGHTS)
-        export_onnx(model, folder / ONNX, config.opset)
-        stage(f"ONNX: opset {config.opset}, {count_parameters(model):,} parameters, {(folder / ONNX).stat().st_size / 1e6:.1f} MB")
-        started = time.monotonic()
-        contents["engine"] = build(folder, choice.name, run.model, run.features, config) | {"reason": choice.reason}
-        built = time.monotonic() - started
-        runner: Runner = open_runner(folder, contents["engine"], run.model)
-        selection = gate_selection(run, config, runner)
-        report = run_gate(TorchRunner(model), runner, selection, run.features, config.gate, on_protein=lambda name: stage(f"gate: {name}"))
-        require(report)
-        bench = _bench(run, folder, contents["engine"], selection, config, stage)
-        size = (folder / contents["engine"]["file"]).stat().st_size
-        write_report(folder, report, bench, contents["engine"] | {"build_seconds": built, "bytes": size})
-    return Bundle.open(out), report
+        for precision in dict.fromkeys(("fp32", config.precision)):
+            graphs = folder / GRAPHS / precision
+            graphs.mkdir(parents=True)
+            write_graphs(model, graphs, precision, config.opset)
+            size = sum(file.stat().st_size for file in graphs.iterdir())
+            say(f"ONNX: {precision}, opset {config.opset}, {count_parameters(model):,} parameters, {size / 1e6:.1f} MB")
+        core = Core(folder, run.model, run.features, contents["weights"]["sha256"], config.opset)
+        made = add_engine(core, kind, order_of(config), gate, say)
+        if made.not_gated:
+            raise FoldlineError(f"no bundle was written, since its engine could not be gated: {made.not_gated}")
+    bundle = Bundle.open(out)
+    return bundle, engines_of(out)[0]
 
 
-def gate_selection(run: TrainedRun, config: ExportConfig, runner: Runner) -> Selection:
-    """The proteins to compare on, from the run's store and what ``config.gate`` names. Raises FoldlineError where they do not suffice."""
-    longest = runner.limits["N_res"][1] if "N_res" in runner.limits else None
-    return select_proteins(run.data.store, run.data.validation, config.gate, longest)
+def default_kind(wanted: str) -> tuple[str, str]:
+    """The kind that an export builds, and why: ``wanted``, or for "auto" TensorRT or TensorRT-RTX where they run, else ONNX Runtime."""
+    if wanted != "auto":
+        return find_kind(wanted).name, "asked for"
+    reasons: list[str] = []
+    for name in ("tensorrt", "tensorrt_rtx"):
+        obstacle = find_kind(name).why_not("cuda")
+        if obstacle is None:
+            return name, "; ".join([f"{name} runs here", *reasons])
+        reasons.append(f"not {name}: {obstacle}")
+    return "onnxruntime", "; ".join(reasons)
 
 
-def _require_store(run: TrainedRun) -> None:
-    """Told before the minutes of building."""
+def order_of(config: ExportConfig) -> Order:
+    """What ``[export]`` asks of an engine."""
+    return Order(config.precision, config.device, config.lengths, config.threads, config.compute_capability)
+
+
+def _store(run: TrainedRun) -> str:
     if not run.data.store.startswith("s3://") and not Path(run.data.store).exists():
         raise FoldlineError(
             f"the gate folds proteins of the run's store, and '{run.data.store}' (data.store of {run.path / 'config.json'}) is not there; "
             "run from the folder that the training ran in, or put the store back"
         )
-
-
-def _bench(
-    run: TrainedRun, folder: Path, engine: dict[str, Any], selection: Selection, config: ExportConfig, stage: Callable[[str], None]
-) -> BenchReport | None:
-    if not config.bench.repeats:
-        return None
-    passes = config.gate.recycles + 1
-    given = contenders(run.weights, run.model, (engine["name"], partial(open_runner, folder, engine, run.model)))
-    return run_bench(given, selection, run.features, passes, config.bench, on_step=lambda text: stage(f"bench: {text}"))
+    return run.data.store
 
 
 def _contents(run: TrainedRun, config: ExportConfig, about: dict[str, str]) -> dict[str, Any]:
@@ -138,25 +130,8 @@ def _contents(run: TrainedRun, config: ExportConfig, about: dict[str, str]) -> d
         "features": to_dict(run.features),
         "weights": {"sha256": sha256_of(run.weights)} | about,
         "opset": config.opset,
-        "gate": to_dict(config.gate),
-        "versions": package_versions(),
+        "data": {"store": run.data.store, "validation": list(run.data.validation)},
+        "export": to_dict(config),
+        "versions": package_versions("torch", "onnx", "onnxruntime", "tensorrt", "tensorrt_rtx", "numpy"),
         **{kind: {name: [field.kind, *field.dims] for name, field in schema.items()} for kind, schema in schemas.items()},
     }
-
-
-def _stage_printer(console: Console) -> Callable[[str], None]:
-    start = time.monotonic()
-
-    def show(text: str) -> None:
-        console.print(f"[dim]{time.monotonic() - start:6.1f} s[/]  {escape(text)}", soft_wrap=True)
-
-    return show
-
-
-def _gate_table(report: GateReport) -> Table:
-    table = Table(title=f"gate: {report.engine} against {report.reference}, float32", title_justify="left", box=None, padding=(0, 2, 0, 0))
-    for heading in ("worst of", "on", "value", "limit"):
-        table.add_column(heading, justify="right" if heading in ("value", "limit") else "left")
-    for check in report.worst.values():
-        table.add_row(check.name, check.protein, f"{check.value:.2g}{check.unit}", f"{check.limit:g}{check.unit}")
-    return table

@@ -15,10 +15,10 @@ COMPILE = ("auto", "always", "never")
 class Limits:
     """The largest differences from PyTorch in float32 that pass, each the worst over the proteins of the gate."""
 
-    position_error: float  # ångström, worst atom, without superposing
-    rmsd: float  # ångström, all atoms, without superposing
+    position_error: float  # ångström, worst atom of a pass, without superposing
+    rmsd: float  # ångström, all atoms after the last pass, without superposing
     lddt: float  # change of lDDT-Cα to the experimental structure, 0..1
-    plddt: float  # worst residue, 0..100
+    plddt: float  # worst residue of a pass, 0..100
     mean_plddt: float  # of the chain, 0..100
     ptm: float
     pae: float  # ångström, predicted aligned error of the worst pair in a pass
@@ -143,11 +143,16 @@ class ExportConfig:
     opset: int = 18
     engine: str = "auto"
     threads: int = 0  # ONNX Runtime's, within one operator; 0 = one per core
-    max_residues: int = 512  # largest chain that a TensorRT engine takes
-    typical_residues: int = 256  # the length that TensorRT tunes for
+    precision: str = "fp32"  # of the engine: "fp32", "bf16" or "fp16"
+    device: str = "auto"  # what the engine runs on: "cpu", "cuda", for ONNX Runtime also "tensorrt"; "auto": the best that works here
+    lengths: tuple[int, ...] = (128, 256, 384, 512)  # N_res that a TensorRT engine is tuned for; the last is the longest it takes
     compute_capability: str = ""  # of the GPU to build for, "8.9"; "" = the one in this machine
     gate: GateConfig = field(default_factory=GateConfig)
     bench: BenchConfig = field(default_factory=BenchConfig)
+
+    def __post_init__(self) -> None:
+        if not self.lengths or list(self.lengths) != sorted(set(self.lengths)) or self.lengths[0] < 8:
+            raise FoldlineError(f"export.lengths = {list(self.lengths)} must rise, from at least 8 residues")
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,9 @@ from ..errors import FoldlineError
 from .bundle import Bundle
 from .comparison import Comparison, compare
 from .confidence import confidence_of
-from .engines import bundle_runner
+from .core import Core
+from .engine_store import Engine
+from .engines import choose, open_engine
 from .recycling import recycle
 from .report import Report, index_html, report_html
 from .runners import Runner
@@ -73,7 +75,15 @@ class Prediction:
 
 
 def fold_command(
-    source: Path, bundle: Path, out: Path, passes: Passes, seed: int, *, templates: Path | None = None, max_template_date: str = ""
+    source: Path,
+    bundle: Path,
+    out: Path,
+    passes: Passes,
+    seed: int,
+    *,
+    engine: str = "auto",
+    templates: Path | None = None,
+    max_template_date: str = "",
 ) -> int:
     """Fold everything in ``source`` into ``out``; 0, or FoldlineError before anything is written for bad input."""
     console = Console(highlight=False)
@@ -90,16 +100,18 @@ def fold_command(
     elif max_template_date:
         raise FoldlineError(f"--max-template-date {max_template_date} limits templates, but no folder of them is given; add --templates")
     opened = Bundle.open(bundle)
-    runner, features = bundle_runner(opened)
-    check_lengths(records, runner)
+    core = Core.of(opened)
+    choice = choose(opened, engine, max(len(record.sequence) for record in records))
+    console.print(f"engine {choice.engine.label}: {choice.reason}", markup=False, soft_wrap=True)
+    runner = open_engine(core, choice.engine)
     scores = []
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("passes"), TimeElapsedColumn())
     with Progress(*columns, console=console, transient=True) as progress:
         for record in records:
             name = record.metadata.chain_id
             task = progress.add_task(f"{name}, {len(record.sequence)} residues", total=passes.recycles + 1)
-            prediction = predict(runner, record, features, passes, seed, partial(_advance, progress, task))
-            write_results(out, prediction, record, provenance(opened, runner, record, passes, seed))
+            prediction = predict(runner, record, core.features, passes, seed, partial(_advance, progress, task))
+            write_results(out, prediction, record, provenance(opened, choice.engine, record, passes, seed))
             scores.append(prediction.scores)
             progress.remove_task(task)
     write_overview(out, scores)
@@ -131,7 +143,7 @@ def predict(
     if broken:
         raise FoldlineError(
             f"{record.metadata.chain_id}: the {runner.name} engine returned values that are not finite in {', '.join(broken)}; "
-            "export the weights again, and with --engine onnxruntime to compare"
+            "fold with another engine of the bundle (--engine) to compare, and export the weights again"
         )
     confidence = confidence_of(outputs, runner.config.heads)
     structure = Structure(
@@ -158,26 +170,17 @@ def check_passes(passes: Passes) -> None:
         raise FoldlineError(f"--tolerance {passes.tolerance} must be 0 (make every pass) or a positive number of ångström")
 
 
-def check_lengths(records: Sequence[ChainRecord], runner: Runner) -> None:
-    """Raise one FoldlineError that names every chain too long for the engine, before any is folded."""
-    longest = runner.limits.get("N_res", (0, 0))[1]
-    too_long = [f"{r.metadata.chain_id} ({len(r.sequence)} residues)" for r in records if longest and len(r.sequence) > longest]
-    if too_long:
-        raise FoldlineError(
-            f"the bundle's {runner.name} engine takes at most {longest} residues: {', '.join(too_long)}; leave them out, or use a bundle "
-            "exported with --engine onnxruntime"
-        )
-
-
-def provenance(bundle: Bundle, runner: Runner, record: ChainRecord, passes: Passes, seed: int) -> list[tuple[str, str]]:
+def provenance(bundle: Bundle, engine: Engine, record: ChainRecord, passes: Passes, seed: int) -> list[tuple[str, str]]:
     """Where a result comes from, as (key, value) pairs."""
     manifest: dict[str, Any] = dict(bundle.manifest)
+    versions = ", ".join(f"{name} {version}" for name, version in engine.depends["versions"].items())
     alignments = ", ".join(f"{msa.name} ({len(msa.rows)} rows)" for msa in record.msas)
     return [
         ("bundle", bundle.identity),
         ("weights", manifest["weights"]["sha256"]),
         ("training step", manifest["weights"].get("step", "not recorded")),
-        ("engine", f"{runner.name} {manifest['engine']['version']}"),
+        ("engine", f"{engine.kind} {engine.precision} on {engine.device}, {versions}"),
+        ("engine identity", engine.identity),
         ("passes asked for", str(passes.recycles + 1)),
         ("recycling tolerance", f"{passes.tolerance:g} Å" if passes.tolerance else "none"),
         ("seed", str(seed)),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -15,7 +15,10 @@ from ..data_store.types import FeatureBatch, FieldSchema
 from ..errors import FoldlineError
 from ..model.alphafold import AlphaFold
 from ..model.config import ModelConfig
+from ..model.precision import apply_precision
+from ..model.remat import Blocks
 from .graph import DTYPES, RECYCLED, Arrays, FoldPass, crop_outputs, input_schema, output_schema, pad_feeds, sizes_of
+from .stages import Stage, find_policy
 
 Features = Mapping[str, np.ndarray]
 Limits = Mapping[str, tuple[int, int]]
@@ -73,14 +76,23 @@ class TensorState:
 
 
 class TorchRunner:
-    """PyTorch in float32: what the others are measured against."""
+    """PyTorch; on the CPU, eager and in float32 it is what the others are measured against.
+
+    ``precision``: "" as the model computes, which is in float32 unless a policy was applied to it. ``compiled``: the blocks of every stack
+    are compiled when they first run, one compilation for all blocks alike.
+    """
 
     multiple = 1
 
-    def __init__(self, model: AlphaFold, device: str = "cpu") -> None:
-        self.name, self.config, self.device = "torch", model.config, torch.device(device)
+    def __init__(self, model: AlphaFold, device: str = "cpu", precision: str = "", compiled: bool = False) -> None:
+        self.name, self.config, self.device = "torch-compile" if compiled else "torch", model.config, torch.device(device)
         self.limits: Limits = {}
-        self._pass = FoldPass(copy.deepcopy(model)).float().to(self.device).eval()
+        own = copy.deepcopy(model).float().to(self.device).eval()
+        if precision:
+            apply_precision(own, find_policy(precision))
+        if compiled:
+            compile_blocks(own)
+        self._pass = FoldPass(own)
 
     def start(self, features: Features, previous: State | None) -> TensorState:
         """See ``Runner.start``."""
@@ -90,6 +102,14 @@ class TorchRunner:
             given |= recycled_tensors(self.config, len(features["aatype"]), previous, self.device)
             made = self._pass(*(given[name] for name in self._pass.inputs))
         return TensorState(dict(zip(self._pass.outputs, made, strict=True)))
+
+
+def compile_blocks(model: AlphaFold) -> int:
+    """Compile every block of every stack in place, for any size; returns how many there are."""
+    blocks = [block for stack in model.modules() if isinstance(stack, Blocks) for block in stack]
+    for block in blocks:
+        block.compile(dynamic=True)
+    return len(blocks)
 
 
 class OnnxRuntimeRunner:
@@ -180,7 +200,7 @@ def recycled_tensors(config: ModelConfig, n_res: int, previous: State | None, de
         return {name: torch.zeros(shape, device=device) for name, shape in recycled_shapes(config, n_res).items()}
     assert isinstance(previous, TensorState)  # a runner is given its own states
     given = {name: previous.tensors[after] for name, after in RECYCLED.items()}
-    _check_recycled(config, n_res, {name: tuple(tensor.shape) for name, tensor in given.items()})
+    check_recycled(config, n_res, {name: tuple(tensor.shape) for name, tensor in given.items()})
     return given
 
 
@@ -190,7 +210,7 @@ def recycled_arrays(config: ModelConfig, n_res: int, previous: State | None) -> 
         return {name: np.zeros(shape, np.float32) for name, shape in recycled_shapes(config, n_res).items()}
     assert isinstance(previous, ArrayState)
     given = {name: previous.arrays[after] for name, after in RECYCLED.items()}
-    _check_recycled(config, n_res, {name: array.shape for name, array in given.items()})
+    check_recycled(config, n_res, {name: array.shape for name, array in given.items()})
     return given
 
 
@@ -200,10 +220,17 @@ def recycled_shapes(config: ModelConfig, n_res: int) -> dict[str, tuple[int, ...
     return {name: tuple(d if isinstance(d, int) else n_res for d in schema[name].dims) for name in RECYCLED}
 
 
-def _check_recycled(config: ModelConfig, n_res: int, found: Mapping[str, tuple[int, ...]]) -> None:
+def check_recycled(config: ModelConfig, n_res: int, found: Mapping[str, tuple[int, ...]]) -> None:
+    """Raise ValueError where a state's recycled tensors have other shapes than this length needs."""
     for name, shape in recycled_shapes(config, n_res).items():
         if found[name] != shape:
             raise ValueError(f"input '{name}' has shape {found[name]}, the pass wants {shape}: the state is of another chain")
+
+
+def last_readers(stages: Sequence[Stage], kept: Collection[str]) -> dict[str, list[str]]:
+    """Stage name -> the tensors that no later stage reads; those in ``kept`` live on."""
+    last = {name: stage.name for stage in stages for name in (*stage.outputs, *stage.inputs)}
+    return {stage.name: [name for name, reader in last.items() if reader == stage.name and name not in kept] for stage in stages}
 
 
 PADS = "pad the inputs (runners.fit does)"

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import torch
 
 from foldline.data_store.types import ChainRecord, Templates
+from foldline.export.engine_store import GATE, GATE_PAGE, Engine, seal_gate
 from foldline.model.alphafold import AlphaFold
 from foldline.model.config import ModelConfig, tiny
 
@@ -55,3 +59,14 @@ def with_templates(record: ChainRecord, count: int) -> ChainRecord:
     aatype = np.repeat(record.aatype[None], count, 0).astype(np.int8)
     names = tuple(f"own_{i}" for i in range(count))
     return replace(record, templates=Templates(aatype, positions, mask, names, np.linspace(9, 1, count).astype(np.float32)))
+
+
+def give_gate(engine: Engine, scratch: Path) -> Engine:
+    """An engine with the report of a gate that it passed; ``scratch`` is an existing folder beside it."""
+    report = scratch / ".report"
+    report.mkdir()
+    (report / GATE).write_text(json.dumps({"passed": True, "reference": "torch", "checks": []}))
+    (report / GATE_PAGE).write_text("<html>")
+    sealed = seal_gate(report, engine, engine.path)
+    shutil.rmtree(report)
+    return sealed

@@ -15,7 +15,6 @@ from foldline.data_store.config import DataConfig, FeatureConfig
 from foldline.data_store.fold_input import read_fold_input
 from foldline.data_store.types import ChainRecord
 from foldline.export.graphs import write_graphs
-from foldline.export.onnx import export_onnx
 from foldline.model.alphafold import AlphaFold
 from foldline.model.weights import save_weights
 from foldline.settings import to_dict
@@ -34,22 +33,11 @@ def records() -> dict[str, ChainRecord]:
 
 
 @pytest.fixture(scope="session")
-def graph_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Traced]:
-    """Makes each graph once: pytest tears a session's parametrised fixtures down whenever the parameter changes."""
-
-    @cache
-    def make(name: str) -> Traced:
-        model = cases.model_of(cases.CONFIGS[name]())
-        path = tmp_path_factory.mktemp("onnx") / "model.onnx"
-        export_onnx(model, path)
-        return model, path
-
-    return make
-
-
-@pytest.fixture(scope="session")
 def graphs_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, str], Traced]:
-    """A network and the folder of its stages' graphs, by configuration and precision; each made once."""
+    """A network and the folder of its stages' graphs, by configuration and precision.
+
+    Each made once: pytest tears a session's parametrised fixtures down whenever the parameter changes.
+    """
 
     @cache
     def make(name: str, precision: str) -> Traced:
@@ -62,15 +50,15 @@ def graphs_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, str], 
 
 
 @pytest.fixture(params=list(cases.CONFIGS))
-def traced(request: pytest.FixtureRequest, graph_of: Callable[[str], Traced]) -> Traced:
-    """A network and its ONNX file, every configuration in turn."""
-    return graph_of(request.param)
+def traced(request: pytest.FixtureRequest, graphs_of: Callable[[str, str], Traced]) -> Traced:
+    """A network and the folder of its graphs in float32, every configuration in turn."""
+    return graphs_of(request.param, "fp32")
 
 
 @pytest.fixture
-def bare(graph_of: Callable[[str], Traced]) -> Traced:
+def bare(graphs_of: Callable[[str, str], Traced]) -> Traced:
     """The smaller configuration alone."""
-    return graph_of("bare")
+    return graphs_of("bare", "fp32")
 
 
 @pytest.fixture(scope="session")

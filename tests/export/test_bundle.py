@@ -17,8 +17,8 @@ def bundle(tmp_path: Path) -> Path:
     with new_bundle(out, {"model": {"c_m": 32}}) as folder:
         (folder / "model.onnx").write_bytes(bytes(range(256)) * 20_000)  # longer than one read
         (folder / "weights.safetensors").write_bytes(b"w" * 100)
-        (folder / "engine").mkdir()
-        (folder / "engine" / "wide.plan").write_bytes(b"plan")
+        (folder / "graphs").mkdir()
+        (folder / "graphs" / "embed.onnx").write_bytes(b"graph")
     return out
 
 
@@ -29,7 +29,7 @@ def files(folder: Path) -> list[Path]:
 def test_what_was_put_in_comes_out(bundle: Path) -> None:
     opened = Bundle.open(bundle)
     assert opened.manifest["model"] == {"c_m": 32}
-    assert set(opened.manifest["files"]) == {"model.onnx", "weights.safetensors", "engine/wide.plan"}
+    assert set(opened.manifest["files"]) == {"model.onnx", "weights.safetensors", "graphs/embed.onnx"}
     assert len(opened.identity) == 64
 
 
@@ -53,20 +53,31 @@ def test_a_manifest_of_equal_meaning_is_still_another_file(bundle: Path) -> None
 
 
 def test_missing_and_foreign_files_are_named(bundle: Path) -> None:
-    foreign = bundle / "engine" / "other.plan"
+    foreign = bundle / "graphs" / "other.onnx"
     foreign.write_bytes(b"")
-    with pytest.raises(FoldlineError, match=r"engine/other\.plan"):
+    with pytest.raises(FoldlineError, match=r"graphs/other\.onnx"):
         Bundle.open(bundle)
     foreign.unlink()
-    (bundle / "engine" / "wide.plan").unlink()
-    with pytest.raises(FoldlineError, match=r"engine/wide\.plan"):
+    (bundle / "graphs" / "embed.onnx").unlink()
+    with pytest.raises(FoldlineError, match=r"graphs/embed\.onnx"):
         Bundle.open(bundle)
 
 
-def test_another_schema_version_says_so(bundle: Path) -> None:
+@pytest.mark.parametrize(("version", "words"), [(1, "older Foldline"), (99, "newer Foldline")])
+def test_another_schema_version_says_so_and_what_to_do(bundle: Path, version: int, words: str) -> None:
     manifest = json.loads((bundle / MANIFEST).read_text())
-    (bundle / MANIFEST).write_text(json.dumps(manifest | {"schema_version": 99}))
-    with pytest.raises(FoldlineError, match=r"schema version 99.*export"):
+    (bundle / MANIFEST).write_text(json.dumps(manifest | {"schema_version": version, "run": "runs/mine"}))
+    with pytest.raises(FoldlineError, match=rf"schema version {version}.*{words}.*foldline export --run runs/mine --out"):
+        Bundle.open(bundle)
+
+
+def test_what_lies_in_engines_is_no_part_of_the_core(bundle: Path) -> None:
+    (bundle / "engines" / "abc").mkdir(parents=True)
+    (bundle / "engines" / "abc" / "file").write_text("x")
+    assert Bundle.open(bundle).identity
+    (bundle / "engines2").mkdir()
+    (bundle / "engines2" / "file").write_text("x")
+    with pytest.raises(FoldlineError, match="engines2/file"):
         Bundle.open(bundle)
 
 

@@ -11,15 +11,25 @@ import numpy as np
 import pytest
 
 from foldline.cli import main
+from foldline.data_store.config import FeatureConfig
 from foldline.data_store.residues import ATOM_TYPES
 from foldline.data_store.types import ChainRecord
 from foldline.export.bundle import Bundle
 from foldline.export.confidence import confidence_of
-from foldline.export.engines import bundle_runner
+from foldline.export.core import Core
+from foldline.export.engine_store import engines_of
+from foldline.export.engines import choose, open_engine
 from foldline.export.fold import Passes, predict
+from foldline.export.runners import Runner
 from foldline.tests.export.conftest import DEMO
 
 SOURCE = "1ajj_A"
+
+
+def bundle_runner(bundle: Bundle) -> tuple[Runner, FeatureConfig]:
+    """What `fold` takes by itself."""
+    core = Core.of(bundle)
+    return open_engine(core, choose(bundle, "auto").engine), core.features
 
 
 @pytest.fixture(scope="session")
@@ -174,6 +184,8 @@ def test_the_bundle_can_be_rebuilt_from_itself(exported: Path, run_dir: Path) ->
     assert manifest["files"]["weights.safetensors"] == manifest["weights"]["sha256"]
     saved = json.loads((run_dir / "config.json").read_text())
     assert (manifest["model"], manifest["features"]) == (saved["model"], saved["features"])
-    assert set(manifest["files"]) == {"model.onnx", "weights.safetensors", "gate.json", "gate.html"}
-    assert json.loads((exported / "gate.json").read_text())["passed"] is True
-    assert manifest["engine"]["name"] == "onnxruntime"
+    stages = ("embed", "templates", "extra", "evoformer", "structure", "heads")
+    assert set(manifest["files"]) == {"weights.safetensors", "graphs/fp32/weights.bin", *(f"graphs/fp32/{name}.onnx" for name in stages)}
+    (engine,) = engines_of(exported)
+    assert engine.gate is not None
+    assert (engine.kind, engine.gate["passed"]) == ("onnxruntime", True)

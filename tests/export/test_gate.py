@@ -15,7 +15,7 @@ from foldline.data_store.config import FeatureConfig
 from foldline.data_store.featurize import inference_cycles
 from foldline.data_store.types import ChainRecord, FeatureBatch
 from foldline.errors import FoldlineError
-from foldline.export import command, gate_checks
+from foldline.export import command, gate_checks, gating
 from foldline.export.config import GateConfig, LimitKeys, load_export_config
 from foldline.export.gate import GateReport, require, run_gate
 from foldline.export.gate_checks import Check
@@ -212,7 +212,7 @@ def test_a_folder_of_the_users_own_stands_for_a_bin(tmp_path: Path) -> None:
 
 def test_a_refused_engine_leaves_no_bundle(run_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The fault is put between the export and the gate, where a builder's would be."""
-    monkeypatch.setattr(command, "TorchRunner", lambda model, *rest: gate_cases.moved(model, "structure.backbone_update.bias", 0.02))
+    monkeypatch.setattr(gating, "TorchRunner", lambda model, *rest: gate_cases.moved(model, "structure.backbone_update.bias", 0.02))
     config = load_export_config(None, tuple(f"export.{key}" for key in (*SHORT_GATE, "engine=onnxruntime")))
     with pytest.raises(FoldlineError, match="no bundle was written: 1ajj_A"):
         command.export_bundle(command.read_run(run_dir), tmp_path / "bundle", config, lambda text: None)

@@ -2,30 +2,26 @@
 
 from __future__ import annotations
 
+import copy
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from foldline.data_store.types import ChainRecord
 from foldline.errors import FoldlineError
 from foldline.export.graph import Arrays
-from foldline.export.profiles import wide_profile
-from foldline.export.runners import (
-    Features,
-    Limits,
-    OnnxRuntimeRunner,
-    Runner,
-    State,
-    TorchRunner,
-    check_sizes,
-    features_of,
-    run_fitted,
-)
+from foldline.export.runners import Features, Limits, Runner, State, TorchRunner, check_sizes, compile_blocks, features_of, run_fitted
+from foldline.export.runners_aoti import LONGEST, AOTInductorRunner, compile_package
+from foldline.export.runners_onnx import OnnxRuntimeKind, OnnxRuntimeRunner
 from foldline.export.tensorrt import why_not
-from foldline.export.tensorrt.single import TensorRTRunner, build_engine
 from foldline.model.alphafold import AlphaFold
+from foldline.model.remat import Blocks
 from foldline.tests.export.conformance import RunnerLaws, cycles_of
+
+LIMITS = {"N_res": (2, LONGEST), "N_clust": (2, 16), "N_extra": (2, 32), "N_templ": (2, 8)}
 
 
 class TestTorch(RunnerLaws):
@@ -35,24 +31,43 @@ class TestTorch(RunnerLaws):
 
 class TestOnnxRuntime(RunnerLaws):
     def make(self, model: AlphaFold, graphs: Path, folder: Path) -> Runner:
-        return OnnxRuntimeRunner(graphs, model.config, 1)
+        return OnnxRuntimeRunner(graphs, model.config, "cpu", 1)
 
 
-class TestTensorRT(RunnerLaws):
-    backend = "tensorrt"
+@pytest.mark.slow
+class TestTorchCompile(RunnerLaws):
+    def make(self, model: AlphaFold, graphs: Path, folder: Path) -> Runner:
+        return TorchRunner(model, compiled=True)
+
+
+@pytest.mark.slow
+class TestAOTInductor(RunnerLaws):
+    def make(self, model: AlphaFold, graphs: Path, folder: Path) -> Runner:
+        compile_package(model, folder, "cpu", lambda text: None)
+        return AOTInductorRunner(folder, model.config, model.state_dict(), "cpu", LIMITS)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="PyTorch sees no GPU")
+class TestTorchCuda(RunnerLaws):
     atol_positions, atol_logits = 0.02, 1e-3
 
     def make(self, model: AlphaFold, graphs: Path, folder: Path) -> Runner:
-        reason = why_not(self.backend)
+        return TorchRunner(model, "cuda")
+
+
+class TestOnnxRuntimeCuda(RunnerLaws):
+    device = "cuda"
+    atol_positions, atol_logits = 0.02, 1e-3
+
+    def make(self, model: AlphaFold, graphs: Path, folder: Path) -> Runner:
+        reason = OnnxRuntimeKind().why_not(self.device)
         if reason is not None:
             pytest.skip(reason)
-        profile = wide_profile(max_residues=80, typical_residues=60, max_clusters=16, max_extra=32, max_templates=8)
-        build_engine(self.backend, graphs, profile, model.config, folder / "wide.plan")
-        return TensorRTRunner(self.backend, folder / "wide.plan", model.config, profile.limits)
+        return OnnxRuntimeRunner(graphs, model.config, self.device)
 
 
-class TestTensorRTRTX(TestTensorRT):
-    backend = "tensorrt_rtx"
+class TestOnnxRuntimeTensorRT(TestOnnxRuntimeCuda):
+    device = "tensorrt"
 
 
 class Picky:
@@ -66,13 +81,6 @@ class Picky:
         check_sizes(features, self)
         self.seen.append(len(features["aatype"]))
         return self.inner.start(features, previous)
-
-
-class TestPicky(RunnerLaws):
-    """The laws on a runner with limits, where no engine that has some can run."""
-
-    def make(self, model: AlphaFold, graphs: Path, folder: Path) -> Runner:
-        return Picky(TorchRunner(model), {"N_res": (48, 80), "N_clust": (4, 16), "N_extra": (4, 32)}, 8)
 
 
 @pytest.fixture
@@ -107,3 +115,28 @@ def test_a_named_backend_that_cannot_run_says_why() -> None:
     for backend in ("tensorrt", "tensorrt_rtx"):
         reason = why_not(backend)
         assert reason is None or ("pip install" in reason or "GPU" in reason)
+
+
+def test_lower_precision_is_near_and_not_equal(bare: tuple[AlphaFold, Path], features: Arrays) -> None:
+    ours, theirs = (run_fitted(TorchRunner(bare[0], precision=name), features) for name in ("fp32", "bf16"))
+    apart = np.abs(ours["next_z"] - theirs["next_z"]).max()
+    assert 1e-5 < apart < 1
+    assert bare[0].trunk_dtype is None
+
+
+def test_every_block_of_every_stack_is_compiled(traced: tuple[AlphaFold, Path]) -> None:
+    model = copy.deepcopy(traced[0])
+    blocks = [block for stack in model.modules() if isinstance(stack, Blocks) for block in stack]
+    assert compile_blocks(model) == len(blocks) >= 2
+    assert all(block._compiled_call_impl is not None for block in blocks)
+
+
+def test_onnxruntime_says_what_it_lacks(bare: tuple[AlphaFold, Path], tmp_path: Path) -> None:
+    reason = OnnxRuntimeKind().why_not("cuda")
+    assert reason is None or "onnxruntime-gpu" in reason or "GPU" in reason
+    for file in bare[1].iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes()[:-50])
+    with pytest.raises(FoldlineError, match=r"cannot load .*\.onnx"):
+        OnnxRuntimeRunner(tmp_path, bare[0].config)
+    with pytest.raises(FoldlineError, match="takes the inputs"):
+        OnnxRuntimeRunner(bare[1], replace(bare[0].config, embedder=replace(bare[0].config.embedder, use_chain_relative=False)))

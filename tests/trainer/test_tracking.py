@@ -297,13 +297,17 @@ def test_an_export_is_a_child_of_its_run(tmp_path: Path, capsys: pytest.CaptureF
         "identity": "1d" * 32,
         "run": str(run.root),
         "foldline": "0.1.0",
-        "engine": {"name": "onnx"},
         "opset": 20,
         "weights": weights,
     }
     (bundle / "manifest.json").write_text(json.dumps(manifest))
     checks = [{"protein": p, "name": "RMSD of all atoms", "value": v} for p, v in (("a", 0.1), ("b", 0.3), ("c", "nan"))]
-    (bundle / "gate.json").write_text(json.dumps({"passed": True, "reference": "torch", "checks": checks}))
+    engine = bundle / "engines" / "0123"
+    engine.mkdir(parents=True)
+    (engine / "engine.json").write_text(json.dumps({"depends": {"kind": "onnxruntime", "precision": "fp32", "device": "cpu"}}))
+    assert main(["track", "export", str(bundle), "--uri", uri]) == 2
+    assert "passed its gate" in capsys.readouterr().err
+    (engine / "gate.json").write_text(json.dumps({"passed": True, "reference": "torch", "checks": checks}))
     assert main(["track", "export", str(bundle), "--uri", uri]) == 2
     assert f"first: foldline track sync {run.root} --uri {uri}" in capsys.readouterr().err
     _, parent = sync_run(run.root, uri)
@@ -311,10 +315,13 @@ def test_an_export_is_a_child_of_its_run(tmp_path: Path, capsys: pytest.CaptureF
         assert main(["track", "export", str(bundle), "--uri", uri]) == 0
     client = MlflowClient(uri)
     (child,) = client.search_runs(["1"], f"tags.mlflow.parentRunId = '{parent}'")
-    assert (child.data.metrics, child.info.status) == ({"gate/RMSD of all atoms": 0.3}, "FINISHED")
-    assert {f.path for f in client.list_artifacts(child.info.run_id)} == {"manifest.json", "gate.json"}
+    assert (child.data.metrics, child.info.status) == ({"gate/onnxruntime-fp32-cpu/RMSD of all atoms": 0.3}, "FINISHED")
+    assert child.data.params["engine/0123"] == "onnxruntime-fp32-cpu, against torch"
+    assert {f.path for f in client.list_artifacts(child.info.run_id)} == {"manifest.json", "engines"}
+    there = {f.path for f in client.list_artifacts(child.info.run_id, "engines/0123")}
+    assert there == {"engines/0123/engine.json", "engines/0123/gate.json"}
     assert client.get_model_version_by_alias("fold", "champion").tags["foldline.gate"] == "passed"
-    (bundle / "gate.json").write_text(json.dumps({"passed": False, "checks": []}))
+    (engine / "gate.json").write_text(json.dumps({"passed": False, "checks": []}))
     assert main(["track", "export", str(bundle), "--uri", uri]) == 2
 
 
