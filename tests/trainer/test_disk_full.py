@@ -30,7 +30,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 def test_a_checkpoint_without_room_is_told_tried_again_and_costs_no_older_one(small_disk: Path) -> None:
     program = [sys.executable, str(Path(__file__).with_name("disk_job.py")), str(small_disk)]
-    done = subprocess.run(program, capture_output=True, text=True, timeout=240, check=False)
+    done = subprocess.run(program, capture_output=True, text=True, timeout=SECONDS, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "all seen" in done.stdout
 
@@ -46,7 +46,7 @@ def test_a_run_on_a_full_disk_goes_on_then_ends_with_what_is_needed(small_disk: 
     ]
     job = subprocess.Popen(command(config, overrides=overrides, ranks=1), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     first = small_disk / "run" / "checkpoints" / "step_00000004" / "manifest.json"
-    end = time.monotonic() + 240
+    end = time.monotonic() + SECONDS
     while not first.exists():
         assert job.poll() is None, job.communicate()
         assert time.monotonic() < end

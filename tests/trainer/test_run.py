@@ -20,7 +20,7 @@ from foldline.trainer.journal import Record, read_journal
 from foldline.trainer.loop import STOPPED
 
 from . import runs
-from .runs import ROOT, command, untimed
+from .runs import ROOT, SECONDS, command, untimed
 
 __all__ = ["ROOT", "command", "write_config"]
 STEPS = 8
@@ -67,7 +67,7 @@ def whole(store: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
     """The uninterrupted run, tracked in MLflow."""
     folder = tmp_path_factory.mktemp("whole")
     config = write_config(folder, store)
-    done = subprocess.run(command(config), capture_output=True, text=True, timeout=240, check=False)
+    done = subprocess.run(command(config), capture_output=True, text=True, timeout=SECONDS, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     return Run(folder / "run", config, done.stdout)
 
@@ -80,14 +80,14 @@ def stopped(store: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
     job = subprocess.Popen(
         command(config, overrides=["run.steps=1000", "tracking.mlflow=false"]), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
-    end = time.monotonic() + 240
+    end = time.monotonic() + SECONDS
     while not (run / "metrics.jsonl").exists() or '"train"' not in (run / "metrics.jsonl").read_text():
         assert job.poll() is None, job.communicate()
         assert time.monotonic() < end
         time.sleep(0.02)
     ranks = [p for p in psutil.Process(job.pid).children(recursive=True) if "foldline.cli" in p.cmdline()]
     os.kill(next(p.pid for p in ranks if p.environ()["OMPI_COMM_WORLD_RANK"] == "1"), signal.SIGTERM)
-    printed, errors = job.communicate(timeout=240)
+    printed, errors = job.communicate(timeout=SECONDS)
     assert job.returncode == STOPPED, printed + errors
     return Run(run, config, printed)
 
@@ -141,7 +141,7 @@ def test_stop_and_resume_equal_the_uninterrupted_run_bit_for_bit(whole: Run, sto
     assert 1 <= step < STEPS, f"the signal took {step} steps to arrive"
     assert f"stopped by a signal after step {step}" in stopped.printed
     again = command(stopped.config, "--resume", overrides=[f"run.steps={STEPS}", "tracking.mlflow=false"])
-    done = subprocess.run(again, capture_output=True, text=True, timeout=240, check=False)
+    done = subprocess.run(again, capture_output=True, text=True, timeout=SECONDS, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "going on from" in done.stdout
     for one, other in zip(whole.history("train"), stopped.history("train"), strict=True):
@@ -164,7 +164,7 @@ def test_a_loss_that_is_not_finite_ends_the_run_and_is_not_saved(store: Path, tm
         "run.checkpoint_every=1",
         "run.skip_budget=0",
     ]
-    done = subprocess.run(command(config, overrides=overrides, ranks=1), capture_output=True, text=True, timeout=240, check=False)
+    done = subprocess.run(command(config, overrides=overrides, ranks=1), capture_output=True, text=True, timeout=SECONDS, check=False)
     assert done.returncode == 2, done.stdout + done.stderr
     assert "foldline: step 2: " in done.stderr
     assert "not finite" in done.stderr or "norm is nan" in done.stderr

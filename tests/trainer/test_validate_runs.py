@@ -19,7 +19,7 @@ from foldline.cli import main
 from foldline.cluster.launch import mpirun_command
 from foldline.trainer.journal import read_after, read_journal, side_journal
 
-from .runs import write_config
+from .runs import SECONDS, write_config
 
 REST = """
 [data]
@@ -50,7 +50,7 @@ def program(command: str, *arguments: str, overrides: Sequence[str] = ()) -> lis
 
 
 def run(command: list[str]) -> str:
-    done = subprocess.run(command, capture_output=True, text=True, timeout=200, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
@@ -134,7 +134,7 @@ def beside(store: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path,
     side = subprocess.Popen(watch, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     try:
         trained = run(program("train", "--config", str(config), overrides=overrides))
-        printed, errors = side.communicate(timeout=200)
+        printed, errors = side.communicate(timeout=SECONDS)
     finally:
         side.kill()
     assert side.returncode == 0, printed + errors
