@@ -29,7 +29,7 @@ OPTIONS: dict[str, tuple[type, str]] = {
     "account": (str, "account or project"),
     "partition": (str, "Slurm's partition, or the queue of PBS and LSF"),
     "qos": (str, "Slurm's quality of service"),
-    "activate": (str, "file to source before anything runs, e.g. a virtual environment's bin/activate"),
+    "activate": (str, "file to source first, e.g. a virtual environment's bin/activate, or '/opt/conda/bin/activate NAME'"),
     "container": (str, "image that foldline is run in; on Kubernetes the pods' image"),
     "container-runtime": (str, "apptainer (default), or pyxis, which is Slurm's"),
     "mpirun": (str, "start ranks by this command, e.g. 'mpiexec -n {ranks} --ppn {ranks_per_node}'"),

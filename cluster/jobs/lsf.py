@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
-
 from .hostwise import on_other_hosts, start
 from .script import Work, opening, single, training
 from .spec import JobSpec
@@ -28,7 +26,7 @@ def directives(spec: JobSpec, work: Work) -> list[str]:
     resources += [f"affinity[core({spec.cpus_per_rank})]"] if spec.cpus_per_rank else []
     resources += [f"rusage[mem={spec.memory}]"] if spec.memory else []
     lines = [
-        f"-J {shlex.quote(f'{spec.name}[1-{spec.array}]')}" if spec.array else f"-J {spec.name}",
+        f'-J "{spec.name}[1-{spec.array}]"' if spec.array else f"-J {spec.name}",
         f"-n {spec.nodes * ranks}",
         *(f'-R "{resource}"' for resource in resources),
         f'-gpu "num={spec.gpus_per_node}/host"' if spec.gpus_per_node else "",

@@ -37,7 +37,7 @@ def directives(spec: JobSpec, work: Work) -> list[str]:
         f"-A {spec.account}" if spec.account else "",
         f"-q {spec.partition}" if spec.partition else "",
         f"-J 0-{spec.array - 1}" if spec.array > 1 else "",
-        f"-r {'y' if spec.requeue else 'n'}",
+        f"-r {'y' if spec.requeue or spec.array else 'n'}",  # qsub refuses arrays that may not be rerun
         "-j oe",
         f"-o {work.folder}/",
     ]

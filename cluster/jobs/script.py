@@ -53,7 +53,7 @@ def opening(spec: JobSpec, work: Work) -> list[str]:
         f"cd {shlex.quote(work.cwd)} || exit 2",
         f"unset {STALE}  # a shell inside another job may have passed these on",
         *(f"module load {shlex.quote(name)}" for name in spec.module),
-        *([f"source {shlex.quote(spec.activate)}"] if spec.activate else []),
+        *([f"source {words(shlex.split(spec.activate))}"] if spec.activate else []),
         *(f"export {pair.split('=')[0]}={shlex.quote(pair.partition('=')[2])}" for pair in spec.environment),
     ]
 

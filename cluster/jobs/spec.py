@@ -38,7 +38,7 @@ class JobSpec:
     qos: str = ""  # Slurm
     extra: tuple[str, ...] = ()  # further options for the scheduler as they stand, e.g. "--exclusive"
     module: tuple[str, ...] = ()  # environment modules to load
-    activate: str = ""  # file to source, e.g. /proj/venv/bin/activate
+    activate: str = ""  # file to source, with its arguments, e.g. "/proj/venv/bin/activate" or "/opt/conda/bin/activate foldline"
     environment: tuple[str, ...] = ()  # NAME=VALUE
     container: str = ""  # image; on Kubernetes the pods' image
     container_runtime: str = "apptainer"  # or "pyxis" (Slurm)

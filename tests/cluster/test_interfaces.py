@@ -71,6 +71,12 @@ def two_networks() -> Iterator[str]:
         _ip("netns", "del", name)
 
 
+def test_mpi_ranks_meet_where_the_others_reach_rank_0(two_networks: str) -> None:
+    code = "from foldline.cluster.ranks import _rendezvous as r; print(r(['me', 'me', '10.99.2.7'], False, {})[0], r(['me'], True, {})[0])"
+    command = ["ip", "netns", "exec", two_networks, sys.executable, "-c", code]
+    assert subprocess.run(command, capture_output=True, text=True, check=True).stdout.split() == ["10.99.2.1", "127.0.0.1"]
+
+
 @pytest.mark.parametrize(
     ("address", "alone", "expected"),
     [

@@ -295,6 +295,10 @@ def test_every_key_is_an_option() -> None:
     assert keys == set(CHANGED) | {"scheduler", "folder"}
 
 
+def test_conda_is_activated_with_a_name() -> None:
+    assert "source /opt/conda/bin/activate af\n" in job_text(replace(SMALL, activate="/opt/conda/bin/activate af"), TRAIN)
+
+
 def test_time_limits() -> None:
     seconds = {"00:20": 1200, "12:00:00": 43_200, "1-00:00": 86_400, "2-03:04:05": 183_845, "": 0}
     assert {text: JobSpec("slurm", time=text).seconds for text in seconds} == seconds

@@ -1,5 +1,5 @@
 #!/bin/bash
-#BSUB -J 's[1-8]'
+#BSUB -J "s[1-8]"
 #BSUB -n 1
 #BSUB -R "span[ptile=1]"
 #BSUB -W 12:00
