@@ -14,7 +14,6 @@ from dataclasses import asdict
 from datetime import timedelta
 from typing import Any
 
-from ..errors import FoldlineError
 from .checks.result import listed
 from .ranks import RankInfo, RendezvousError
 
@@ -33,14 +32,16 @@ class Meeting:
         self._seconds = seconds
 
     def gather(self, topic: str, value: Any) -> list[Any]:
-        """Every rank's ``value`` (JSON) in order on rank 0, [] on the others. FoldlineError that names who does not deliver in time."""
+        """Every rank's ``value`` (JSON) in order on rank 0, [] on the others. RendezvousError that names who does not deliver in time."""
         self.store.set(f"{topic}/{self.mine.rank}", json.dumps(value))
         if self.mine.rank:
             return []
         missing = _await(self.store, topic, self.mine.world, self._seconds)
         if missing:
             names = [f"rank {rank} on {self.places[rank].host}" for rank in missing]
-            raise FoldlineError(f"{listed(names)} did not tell its part of the preflight ({topic}) within {self._seconds:g} s; look at it")
+            raise RendezvousError(
+                f"{listed(names)} did not tell its part of the preflight ({topic}) within {self._seconds:g} s; look at it"
+            )
         return [json.loads(self.store.get(f"{topic}/{rank}")) for rank in range(self.mine.world)]
 
     def tell(self, topic: str, value: Any = None) -> Any:
@@ -58,7 +59,7 @@ class Meeting:
 
 
 def meet(mine: RankInfo, seconds: float) -> Meeting:
-    """Wait for all ranks of the job at rank 0's address. FoldlineError, on every rank that came, that names those that did not."""
+    """Wait for all ranks of the job at rank 0's address. RendezvousError, on every rank that came, that names those that did not."""
     store = _open(mine, seconds)
     store.set(f"here/{mine.rank}", json.dumps(asdict(mine)))
     if mine.rank == 0:
@@ -112,7 +113,7 @@ def _wait(store: Any, key: str, seconds: float, mine: RankInfo) -> str:
         return str(store.get(key), "utf-8")
     except (DistError, RuntimeError) as error:
         reason = str(error).splitlines()[0]
-        raise FoldlineError(
+        raise RendezvousError(
             f"rank {mine.rank} on {mine.host} has no answer from rank 0 at {mine.address}:{mine.port} ({reason}); look at rank 0's output"
         ) from None
 

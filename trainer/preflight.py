@@ -17,7 +17,7 @@ import torch.distributed as dist
 from ..cluster.checks.result import FAILED, WARNING, Result, Told, joined
 from ..cluster.links import Meeting, meet
 from ..cluster.preflight import CHECKS, checks_to_do, failures, show, to_json, with_way_out
-from ..cluster.ranks import RankInfo, discover
+from ..cluster.ranks import RankInfo, RendezvousError, discover
 from ..errors import FoldlineError
 from ..whole_file import write_atomic
 from .config import RunConfig, load_config
@@ -45,13 +45,13 @@ class Passed:
 def passed(config: RunConfig, mine: RankInfo, *, whole: bool) -> Passed | None:
     """Check, tell (rank 0) and write ``RUN/preflight.json``; None when something failed. Collective.
 
-    FoldlineError when not all ranks come to each other.
+    RendezvousError when not all ranks come to each other.
     """
     try:
         return _passed(config, mine, whole)
     except dist.DistError as error:
         reason = str(error).splitlines()[0]
-        raise FoldlineError(f"the preflight broke off on rank {mine.rank} on {mine.host}: {reason}; look at rank 0's output") from None
+        raise RendezvousError(f"the preflight broke off on rank {mine.rank} on {mine.host}: {reason}; look at rank 0's output") from None
 
 
 def _passed(config: RunConfig, mine: RankInfo, whole: bool) -> Passed | None:

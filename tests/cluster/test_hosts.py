@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 
 from foldline.cluster.launch import find_mpirun
 from foldline.data_store.ingest import ingest
+from foldline.errors import UNAVAILABLE
 from foldline.trainer.journal import read_journal
 
 from .hosts import ROOT, Hosts, finish, mpirun, torchrun, two_hosts
@@ -184,13 +185,26 @@ def test_another_clock_and_another_version_are_named(hosts: Hosts, store: Path, 
     assert f"s ahead of that of rank 0 on {hosts.one}, the limit is 0.5 s" in table
 
 
-def test_a_host_that_cannot_be_reached_is_named(hosts: Hosts, store: Path, tmp_path: Path) -> None:
+def test_hosts_that_do_not_reach_each_other_say_so_in_time(hosts: Hosts, store: Path, tmp_path: Path) -> None:
+    place = {"WORLD_SIZE": "2", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1", "MASTER_ADDR": "10.77.0.1", "MASTER_PORT": "29541"}
+    program = [
+        sys.executable,
+        "-m",
+        "foldline.cli",
+        "preflight",
+        "--config",
+        str(write_config(tmp_path, store)),
+        "--set=preflight.seconds=8",
+    ]
     hosts.cut()
     try:
-        results = finish(torchrun(hosts, ["preflight", "--config", str(write_config(tmp_path, store)), "--set=preflight.seconds=8"]), 200)
+        jobs = [hosts.start(name, *program, RANK=str(rank), GROUP_RANK=str(rank), **place) for rank, name in enumerate(hosts.names)]
+        (first, _, errors), (second, _, others) = finish(jobs, 200)
     finally:
         hosts.join()
-    assert "rank 1 of 2 did not come to" in results[0][2]
+    assert (first, second) == (UNAVAILABLE, UNAVAILABLE)
+    assert f"rank 1 of 2 did not come to 10.77.0.1:29541 within 8 s; those of {hosts.one} did" in errors
+    assert f"rank 1 on {hosts.two} cannot meet the others at 10.77.0.1:29541" in others
 
 
 def test_added_latency_is_named(store: Path, tmp_path: Path) -> None:
