@@ -7,6 +7,7 @@ from pathlib import Path
 
 import onnx
 
+from ..errors import FoldlineError
 from ..model.alphafold import AlphaFold
 from .pieces import stage_pieces
 from .stages import Stage, stages
@@ -14,6 +15,7 @@ from .stitching import Stitcher
 from .weight_file import place_weights, write_weights
 
 OPSET = 18
+OPSETS = range(17, 21)  # layer norm is one node from 17 on; the tracer knows none beyond 20
 
 
 def graph_path(folder: Path, stage: str) -> Path:
@@ -26,8 +28,10 @@ def write_graphs(model: AlphaFold, folder: Path, precision: str, opset: int = OP
 
     Every length is dynamic. Initialisers have their parameters' names, in the type they are multiplied in, and nothing is folded: two sets
     of weights give the same graphs, byte for byte, and ``weight_file.write_weights`` replaces the weights alone. Each file passes ONNX's
-    checker and strict inference. Raises FoldlineError for an unknown precision, and for weights that its type cannot hold.
+    checker and strict inference. Raises FoldlineError for an unknown precision or opset, and for weights that the type cannot hold.
     """
+    if opset not in OPSETS:
+        raise FoldlineError(f"opset {opset} is outside {OPSETS[0]}..{OPSETS[-1]}; set export.opset = {OPSET}")
     graphs = dict(_graphs(model, precision, opset))
     place_weights([proto.graph for proto in graphs.values()], dict(model.named_parameters()))
     for stage, proto in graphs.items():

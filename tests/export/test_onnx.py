@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,11 +16,11 @@ from onnx import numpy_helper
 from foldline.data_store.types import ChainRecord, FeatureBatch, schema_of
 from foldline.errors import FoldlineError
 from foldline.export.graph import CHAIN_FIELDS, RECYCLED, border_schema, input_schema, output_schema, pad_feeds, sizes_of
-from foldline.export.graphs import graph_path, write_graphs
+from foldline.export.graphs import OPSETS, graph_path, write_graphs
 from foldline.export.stages import PRECISIONS, stages, tensor_dtype
 from foldline.export.weight_file import WEIGHTS_FILE, write_weights
 from foldline.model.alphafold import AlphaFold
-from foldline.tests.export.cases import CONFIGS
+from foldline.tests.export.cases import CONFIGS, model_of
 from foldline.tests.export.stage_chain import chain, onnxruntime_stages, passes, real_feeds, torch_stages
 
 UNUSED_HEADS = ("heads.masked_msa.", "heads.experimentally_resolved.")
@@ -99,7 +101,7 @@ def test_weights_stand_under_their_names(config: str, precision: str, graphs_of:
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_weights_change_the_weights_file_only(precision: str, graphs_of: GraphsOf, tmp_path: Path) -> None:
     """A fresh network has hundreds of equal tensors, which tracers like to merge; refitting one of them would then change others."""
-    model, folder = graphs_of("small", precision)
+    model, folder = graphs_of("bare", precision)
     fresh = AlphaFold(model.config)
     write_graphs(fresh, tmp_path, precision)
     for stage in stages(model.config):
@@ -107,13 +109,13 @@ def test_weights_change_the_weights_file_only(precision: str, graphs_of: GraphsO
     assert (tmp_path / WEIGHTS_FILE).read_bytes() != (folder / WEIGHTS_FILE).read_bytes()
     refitted = write_weights(folder, fresh.state_dict(), tmp_path / "refit.bin")
     assert refitted.read_bytes() == (tmp_path / WEIGHTS_FILE).read_bytes()
-    write_graphs(model, tmp_path, precision)
-    assert (tmp_path / WEIGHTS_FILE).read_bytes() == (folder / WEIGHTS_FILE).read_bytes(), "the same weights give the same bytes"
+    restored = write_weights(tmp_path, model.state_dict())
+    assert restored.read_bytes() == (folder / WEIGHTS_FILE).read_bytes(), "the same weights give the same bytes"
 
 
 def test_bad_weights_leave_the_file_as_it_was(graphs_of: GraphsOf, tmp_path: Path) -> None:
-    model, _ = graphs_of("bare", "fp16")
-    write_graphs(model, tmp_path, "fp16")
+    model, folder = graphs_of("bare", "fp16")
+    shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
     before = (tmp_path / WEIGHTS_FILE).read_bytes()
     weights = model.state_dict()
     name = "evoformer.blocks.0.msa_transition.linear_1.weight"
@@ -127,6 +129,26 @@ def test_bad_weights_leave_the_file_as_it_was(graphs_of: GraphsOf, tmp_path: Pat
             write_weights(tmp_path, bad)
         assert (tmp_path / WEIGHTS_FILE).read_bytes() == before, what
         assert not list(tmp_path.glob(".*")), what
+
+
+def test_templates_without_torsions_add_no_rows(records: dict[str, ChainRecord], tmp_path: Path) -> None:
+    """The Evoformer's graph then takes no rows from the templates' one; opset 20 is the newest that is written."""
+    config = CONFIGS["small"]()
+    model = model_of(replace(config, template=replace(config.template, embed_torsion_angles=False)))
+    write_graphs(model, tmp_path, "fp32", OPSETS[-1])
+    feeds = real_feeds(records["1ajj_A"], model.config, 4, 6, 2)
+    ours, theirs = chain(model.config, feeds, torch_stages(model)), chain(model.config, feeds, onnxruntime_stages(tmp_path))
+    for key in output_schema(model.config):
+        np.testing.assert_allclose(theirs[key], ours[key], rtol=1e-4, atol=2e-3 if key in ("positions", "next_x") else 5e-4, err_msg=key)
+    feeds["template_mask"][:] = 0
+    without = chain(model.config, feeds, onnxruntime_stages(tmp_path))
+    assert np.abs(without["positions"] - theirs["positions"]).max() > 1e-3, "templates change nothing: they were not tested"
+
+
+def test_an_opset_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(FoldlineError, match=r"opset 23 is outside 17\.\.20"):
+        write_graphs(model_of(CONFIGS["bare"]()), tmp_path, "fp32", 23)
+    assert not list(tmp_path.iterdir())
 
 
 def test_inputs_follow_the_features_schema() -> None:
