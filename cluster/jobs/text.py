@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -69,11 +68,3 @@ def run_directory(command: Sequence[str], cwd: Path, inside: bool) -> str:
     if not isinstance(section, dict) or not section.get("dir"):
         raise FoldlineError(f"{path} has no run.dir; give it there, or --set run.dir=DIRECTORY")
     return str(section["dir"])
-
-
-def require_program(spec: JobSpec, name: str) -> str:
-    """The path of the scheduler's command ``name``. Raises FoldlineError where it is not installed."""
-    found = shutil.which(name)
-    if found is None:
-        raise FoldlineError(f"{name} is not on PATH, so nothing can be asked of {spec.scheduler} here; --dry-run shows the job without it")
-    return found
