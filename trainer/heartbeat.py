@@ -69,8 +69,8 @@ class Heartbeat:
         """This rank gets on: it is about to do ``doing`` for ``step``. Cheap."""
         self._place, self._since = (step, doing), time.monotonic()
 
-    def explain(self, error: BaseException) -> LostRankError | None:
-        """What to raise in place of ``error``, which a collective raised: who is silent, or where everybody is. None: something else."""
+    def explain(self, error: BaseException) -> LostRankError:
+        """What to raise in place of ``error``, which a collective raised: who left by an error, who is silent, or where everybody is."""
         watch, end = Watch(self._folder, self._others), time.monotonic() + 3 * self._every
         step = self._place[0]
         while time.monotonic() < end:
@@ -83,7 +83,8 @@ class Heartbeat:
             return LostRankError(f"step {step}: {'; '.join(lost)}: no sign of life; {WAY_OUT}")
         if "imed out" in str(error) or "imeout" in str(error):
             return LostRankError(f"step {step}: a rank did not come within {self._timeout:g} s; {'; '.join(watch.everybody())}; {WAY_OUT}")
-        return None
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        return LostRankError(f"step {step}: the ranks lost each other ({reason}); {'; '.join(watch.everybody())}; {WAY_OUT}")
 
     def __enter__(self) -> Self:
         self._folder.mkdir(parents=True, exist_ok=True)
@@ -95,7 +96,7 @@ class Heartbeat:
         explained = self.explain(error) if error is not None and _of_communication(error) else None
         self._over.set()
         self._thread.join()
-        if isinstance(error, Exception) and explained is None:
+        if isinstance(error, Exception) and explained is None:  # its own, not what another rank's end did to it
             self._error = {"error": str(error) or type(error).__name__, "exit_code": getattr(error, "exit_code", 1)}
             self._beat()
         if explained is not None:

@@ -113,6 +113,17 @@ def test_a_rank_that_left_by_an_error_is_followed(tmp_path: Path) -> None:
         assert Watch(tmp_path, [THERE]).left() is None
 
 
+def test_ranks_that_lose_each_other_while_they_live_are_lost_not_failed(tmp_path: Path) -> None:
+    with (
+        Heartbeat(tmp_path, THERE, [HERE, THERE], 0.4),
+        pytest.raises(LostRankError, match=r"step 0: the ranks lost each other \(.*by peer\); rank 1 on beta") as raised,
+        Heartbeat(tmp_path, HERE, [HERE, THERE], 0.4),
+    ):
+        raise RuntimeError("[gloo] Connection closed by peer")
+    assert raised.value.exit_code == UNAVAILABLE
+    assert Watch(tmp_path, [HERE]).left() is None  # the others must not take it for the cause
+
+
 def test_a_full_disk_is_no_silence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with Heartbeat(tmp_path, THERE, [HERE, THERE], 0.4):
         monkeypatch.setattr(heartbeat, "write_atomic", no_room)
