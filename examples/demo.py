@@ -1,4 +1,4 @@
-"""The whole line on real proteins: ingest, train, export, fold. `make demo` runs it; it prints every command it gives."""
+"""The whole line on real proteins: ingest, train, export, a second engine, refit, fold. `make demo` runs it and prints its commands."""
 
 from __future__ import annotations
 
@@ -13,10 +13,16 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 RUN = Path("runs/demo")
 FOLDLINE = str(Path(sys.executable).parent / "foldline")
+QUICK = "--config examples/demo_export.toml --set export.bench.repeats=0"
 STAGES: tuple[tuple[str, str], ...] = (
     ("raw mmCIF and PDB + A3M to a Zarr feature store", f"ingest examples/demo --store {RUN}/store"),
     ("training on two MPI ranks: DeepSpeed ZeRO-2, MLflow", "train --config examples/demo.toml --launcher mpi --ranks 2"),
     ("weights to ONNX, engine, gate, bundle", f"export --run {RUN} --out {RUN}/bundle --config examples/demo_export.toml"),
+    ("a second engine into the bundle, which other bundles would build on their GPU", f"engine build {RUN}/bundle --kind torch {QUICK}"),
+    (
+        "other weights without building: those of an earlier checkpoint, gated again",
+        f"engine refit {RUN}/bundle --weights {RUN}/checkpoints/step_00000600/ema.safetensors --out {RUN}/refitted {QUICK}",
+    ),
     ("folding a protein that was not trained on", f"fold examples/demo/held_out --bundle {RUN}/bundle --out {RUN}/folds --recycles 1"),
 )
 
@@ -56,7 +62,8 @@ def conclusion() -> str:
         "feature store": f"{RUN}/store",
         "weights": f"{RUN}/weights/ema.safetensors",
         "curves and distance maps": f"{RUN}/plots",
-        "bundle with its gate report": f"{RUN}/bundle",
+        "bundle with its gate reports": f"{RUN}/bundle",
+        "the same under older weights": f"{RUN}/refitted",
         "folded structure, report page": f"{RUN}/folds/index.html",
     }
     lines += ["", *(f"{name:30} {place}" for name, place in places.items())]

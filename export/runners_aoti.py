@@ -5,6 +5,7 @@ Needs nothing beyond PyTorch (and a C++ compiler to build); on GPUs the kernels 
 
 from __future__ import annotations
 
+import copy
 import shutil
 import warnings
 from collections.abc import Mapping
@@ -127,24 +128,40 @@ class AOTInductorKind:
 
 
 def compile_package(model: AlphaFold, folder: Path, device: str, say: Say) -> None:
-    """Compile the stages of ``model`` into ``folder``: the package, and the tables that are constants of it but no parameters."""
+    """Compile the stages of ``model`` into ``folder``: the package, and the tables that are constants of it but no parameters.
+
+    The weights' values leave no trace: the compiler makes one constant of parameters that are equal, which other weights would not be, so
+    that it is given a twin in which all of them differ.
+    """
     from torch._inductor.package.package import package_aoti
 
     files: dict[str, list[Any]] = {}
     tables: dict[str, Tensor] = {}
-    modules = stage_modules(model)
+    modules = stage_modules(_twin(model))
     for stage in stages(model.config):
         say(f"aotinductor: compiling {stage.name}")
-        made = _compile(modules[stage.name], stage, device)
+        read, made = _compile(modules[stage.name], stage, device)
         files[stage.name] = [item for item in made if isinstance(item, str)]
-        for constants in (item for item in made if not isinstance(item, str)):
-            tables |= {f"{stage.name}.{name}": value.detach().cpu().clone() for name, (value, _) in constants.items() if _is_table(name)}
+        (constants,) = [item for item in made if not isinstance(item, str)]
+        kept = [name for name in constants if not _is_table(name)]
+        if len(kept) != len(set(read)):
+            raise RuntimeError(f"stage {stage.name} reads {len(set(read))} parameters, and its package has {len(kept)}")
+        tables |= {f"{stage.name}.{name}": value.detach().cpu().clone() for name, (value, _) in constants.items() if _is_table(name)}
     package_aoti(str(folder / PACKAGE), files)
     save_file(tables, folder / TABLES)
 
 
-def _compile(module: nn.Module, stage: Stage, device: str) -> list[Any]:
-    """The files of one stage, and its constants by name."""
+def _twin(model: AlphaFold) -> AlphaFold:
+    twin = copy.deepcopy(model)
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in twin.parameters():
+            parameter.copy_(torch.rand(parameter.shape, generator=generator))
+    return twin
+
+
+def _compile(module: nn.Module, stage: Stage, device: str) -> tuple[list[str], list[Any]]:
+    """The parameters that one stage reads; its files, with its constants by name among them."""
     sizes = {name: torch.export.Dim(name, min=SMALLEST, max=LONGEST) for name in TRACE_SIZES}
     shapes = tuple({axis: sizes[d] for axis, d in enumerate(schema.dims) if isinstance(d, str)} for schema in stage.inputs.values())
     example = tuple(_example(schema, device) for schema in stage.inputs.values())
@@ -152,7 +169,8 @@ def _compile(module: nn.Module, stage: Stage, device: str) -> list[Any]:
         warnings.simplefilter("ignore", FutureWarning)  # of torch about itself
         program = torch.export.export(module.eval(), example, dynamic_shapes=(shapes,), strict=False)
         made: Any = torch._inductor.aot_compile(program.module(), example, options=OPTIONS)
-    return list(made)
+    parameters = program.graph_signature.inputs_to_parameters
+    return [parameters[node.name] for node in program.graph.nodes if node.users and node.name in parameters], list(made)
 
 
 def _example(schema: FieldSchema, device: str) -> Tensor:
