@@ -62,7 +62,7 @@ def _run_export(args: argparse.Namespace) -> int:
 
 
 def _engine(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    engine = commands.add_parser("engine", help="the engines of a bundle: build, refit with other weights, gate, list")
+    engine = commands.add_parser("engine", help="the engines of a bundle: build, refit with other weights, gate, bench, list")
     several = engine.add_subparsers(required=True, metavar="ACTION")
     sub = several.add_parser("build", help="another engine into a bundle, gated where it runs here")
     sub.add_argument("bundle", type=Path, metavar="BUNDLE")
@@ -84,6 +84,11 @@ def _engine(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> No
     sub.add_argument("identity", metavar="ENGINE", help="the beginning of its identity, see `foldline engine ls`")
     _configured(sub)
     sub.set_defaults(run=_run_gate)
+    sub = several.add_parser("bench", help="speed and memory of a gated engine beside PyTorch, by length, into its report")
+    sub.add_argument("bundle", type=Path, metavar="BUNDLE")
+    sub.add_argument("identity", metavar="ENGINE", nargs="?", default="", help="the beginning of its identity; default: the one that folds")
+    _configured(sub)
+    sub.set_defaults(run=_run_bench)
     sub = several.add_parser("ls", help="a bundle's engines, and which of them fold here")
     sub.add_argument("bundle", type=Path, metavar="BUNDLE")
     sub.set_defaults(run=_run_list)
@@ -112,6 +117,12 @@ def _run_gate(args: argparse.Namespace) -> int:
     from .engine_command import gate_command
 
     return gate_command(args.bundle, args.identity, _configuration(args))
+
+
+def _run_bench(args: argparse.Namespace) -> int:
+    from .bench_command import bench_command
+
+    return bench_command(args.bundle, args.identity, _configuration(args))
 
 
 def _run_list(args: argparse.Namespace) -> int:

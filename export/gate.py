@@ -15,7 +15,7 @@ from ..errors import FoldlineError
 from .comparison import compare
 from .confidence import confidence_of
 from .config import GateConfig
-from .gate_checks import Check, accuracy, fold, pair_accuracy, refusal, stability
+from .gate_checks import Check, accuracy, fold, pass_accuracy, refusal, stability
 from .gate_proteins import Bin, GateProtein, Selection
 from .graph import Arrays
 from .runners import Runner, TorchRunner
@@ -127,7 +127,7 @@ def run_gate(
         ours, theirs = fold(reference, cycles), fold(engine, cycles)
         found = list(accuracy(protein.record, ours, theirs, reference.config.heads, limits))
         if found[0].passed:  # every value is finite
-            found += pair_accuracy(protein.name, cycles, ours, theirs, reference, limits)
+            found += pass_accuracy(protein.name, cycles, ours, theirs, reference, limits)
         checks += found
         checks += stability(protein.record, engine, cycles[0], theirs.passes[0], config, limits)
         folded.append(_folded(protein, cycles[0], ours.last, theirs.last, reference))

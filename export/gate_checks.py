@@ -10,7 +10,6 @@ import torch
 
 from ..data_store.types import ChainRecord, FeatureBatch
 from ..errors import FoldlineError
-from ..model.confidence import compute_pae
 from ..model.config import HeadsConfig
 from .comparison import compare
 from .confidence import confidence_of
@@ -84,39 +83,47 @@ def accuracy(record: ChainRecord, ours: Fold, theirs: Fold, heads: HeadsConfig, 
     if broken:
         return  # nothing else can be measured
     known, new = ours.last, theirs.last
-    distance = np.linalg.norm(known["positions"] - new["positions"], axis=-1)[known["atom_mask"] > 0.5]
-    yield check(POSITION, largest(distance), limits.position_error, " Å")
-    yield check(RMSD, rms(distance), limits.rmsd, " Å")
+    yield check(RMSD, rms(_apart(known, new)), limits.rmsd, " Å")
     yield check(ATOMS, float((known["atom_mask"] != new["atom_mask"]).sum()), 0.0)
     before, after = (compare(outputs["positions"], record.positions, record.mask) for outputs in (known, new))
     if before is not None and after is not None:
         yield check(LDDT, abs(before.lddt_ca - after.lddt_ca), limits.lddt)
     sure, surer = confidence_of(known, heads), confidence_of(new, heads)
-    yield check(PLDDT, largest(sure.plddt - surer.plddt), limits.plddt)
     yield check(MEAN_PLDDT, abs(float(sure.plddt.mean() - surer.plddt.mean())), limits.mean_plddt)
     if sure.ptm is not None and surer.ptm is not None:
         yield check(PTM, abs(sure.ptm - surer.ptm), limits.ptm)
 
 
-def pair_accuracy(
+def pass_accuracy(
     name: str, cycles: Sequence[FeatureBatch], ours: Fold, theirs: Fold, reference: TorchRunner, limits: Limits
 ) -> Iterator[Check]:
-    """What is predicted for pairs of residues, pass by pass: PyTorch repeats each pass from what the engine recycled.
+    """The worst atom, residue and pair, pass by pass: PyTorch repeats each pass from what the engine recycled.
 
     Recycling puts distances into bins. A distance that rounding moves over an edge changes single probabilities by a hundredth and more, in
     float32 as well, so two whole folds cannot be compared pair by pair; one pass on the same input can.
     """
     heads = reference.config.heads
-    distogram, pae = 0.0, 0.0
+    worst = dict.fromkeys((POSITION, PLDDT, DISTOGRAM, PAE), 0.0)
     for index, (batch, made) in enumerate(zip(cycles, theirs.passes, strict=True)):
         known = ours.passes[0] if index == 0 else _repeated(reference, batch, theirs.passes[index - 1])
-        distogram = worse(distogram, distogram_error(known["distogram"], made["distogram"]))
-        if heads.pae_enabled:
-            before, after = (compute_pae(torch.from_numpy(outputs["pae"]), heads.pae_max).expected for outputs in (known, made))
-            pae = worse(pae, largest((before - after).numpy()))
-    yield Check(name, DISTOGRAM, distogram, limits.distogram, "")
+        before, after = confidence_of(known, heads), confidence_of(made, heads)
+        found = {
+            POSITION: largest(_apart(known, made)),
+            PLDDT: largest(before.plddt - after.plddt),
+            DISTOGRAM: distogram_error(known["distogram"], made["distogram"]),
+            PAE: 0.0 if before.pae is None or after.pae is None else largest(before.pae - after.pae),
+        }
+        worst = {check: worse(worst[check], value) for check, value in found.items()}
+    yield Check(name, POSITION, worst[POSITION], limits.position_error, " Å")
+    yield Check(name, PLDDT, worst[PLDDT], limits.plddt, "")
+    yield Check(name, DISTOGRAM, worst[DISTOGRAM], limits.distogram, "")
     if heads.pae_enabled:
-        yield Check(name, PAE, pae, limits.pae, " Å")
+        yield Check(name, PAE, worst[PAE], limits.pae, " Å")
+
+
+def _apart(ours: Arrays, theirs: Arrays) -> np.ndarray:
+    """Distance of each atom, ångström, without superposing."""
+    return np.asarray(np.linalg.norm(ours["positions"] - theirs["positions"], axis=-1)[ours["atom_mask"] > 0.5])
 
 
 def _repeated(reference: TorchRunner, batch: FeatureBatch, previous: Arrays) -> Arrays:

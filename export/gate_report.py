@@ -16,8 +16,8 @@ from .gate_tables import accuracy_table, escape, seconds_text, size_text, speed_
 
 JSON_NAME, HTML_NAME = "gate.json", "gate.html"
 ACCURACY_NOTE = (
-    "Δ is the change from PyTorch in float32 on the same input, after all passes; positions are not superposed. Aligned error "
-    "and distogram are compared in each pass, which PyTorch repeats from what the engine recycled. A bar shows how much of its limit a "
+    "Δ is the change from PyTorch in float32 on the same input, after all passes; positions are not superposed. The worst atom, residue "
+    "and pair are looked for in every pass, which PyTorch repeats from what the engine recycled. A bar shows how much of its limit a "
     "value takes."
 )
 STABILITY_NOTE = (

@@ -95,7 +95,10 @@ def speed_table(bench: BenchReport) -> str:
 
 def size_text(size: float) -> str:
     """Bytes as people read them."""
-    return f"{size / 1e9:.2f} GB" if size >= 1e9 else f"{size / 1e6:.0f} MB" if size >= 1e7 else f"{size / 1e6:.1f} MB"
+    for unit, one in (("GB", 1e9), ("MB", 1e6)):
+        if size >= one:
+            return f"{size / one:.3g} {unit}"
+    return f"{size / 1e3:.1f} kB"
 
 
 def seconds_text(seconds: float) -> str:

@@ -4,21 +4,18 @@ from __future__ import annotations
 
 import tempfile
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
-from .bench import BenchReport, run_bench
 from .bundle import Bundle
 from .config import ExportConfig
-from .contenders import contenders
+from .contenders import measure, torch_device
 from .core import Core
 from .engine_store import Engine, seal_gate
-from .engines import open_engine
 from .gate import GateReport, require, run_gate
 from .gate_proteins import Selection, select_proteins
 from .gate_report import write_report
 from .kinds import Say
-from .runners import Runner, TorchRunner
+from .runners import Limits, Runner, TorchRunner
 
 
 @dataclass(frozen=True)
@@ -42,30 +39,34 @@ class Gate:
 
         FoldlineError, and no report, where a check is over its limit.
         """
-        longest = runner.limits["N_res"][1] if "N_res" in runner.limits else None
-        selection = select_proteins(self.store or None, self.validation, self.config.gate, longest)
+        selection = self.select(runner.limits)
         report = self._compare(core, engine, runner, selection, say)
-        bench = self._measure(core, engine, selection, say) if self.timed and self.config.bench.repeats else None
+        bench = measure(core, engine, selection, self.config, say) if self.timed and self.config.bench.repeats else None
         with tempfile.TemporaryDirectory(dir=core.path) as folder:
-            write_report(Path(folder), report, bench, _about(engine))
+            write_report(Path(folder), report, bench, about(core, engine))
             return seal_gate(Path(folder), engine, engine.path)
 
+    def select(self, limits: Limits) -> Selection:
+        """The proteins for an engine of these size limits."""
+        longest = limits["N_res"][1] if "N_res" in limits else None
+        return select_proteins(self.store or None, self.validation, self.config.gate, longest)
+
     def _compare(self, core: Core, engine: Engine, runner: Runner, selection: Selection, say: Say) -> GateReport:
-        reference = TorchRunner(core.network())
+        reference = TorchRunner(core.network(), torch_device(engine))
         report = run_gate(
             reference, runner, selection, core.features, self.config.gate, engine.precision, on_protein=lambda name: say(f"gate: {name}")
         )
         require(report)
         return report
 
-    def _measure(self, core: Core, engine: Engine, selection: Selection, say: Say) -> BenchReport:
-        given = contenders(core.weights, core.model, (engine.kind, partial(open_engine, core, engine)))
-        passes = self.config.gate.recycles + 1
-        return run_bench(given, selection, core.features, passes, self.config.bench, on_step=lambda text: say(f"bench: {text}"))
 
-
-def _about(engine: Engine) -> dict[str, object]:
-    """What the report says of the engine."""
-    depends = engine.depends
+def about(core: Core, engine: Engine) -> dict[str, object]:
+    """What the report says of the engine; its bytes are those of the graphs where it runs the core's own."""
+    depends, graphs = engine.depends, core.graphs(engine.precision, engine.path)
+    read = (
+        sum(file.stat().st_size for file in graphs.rglob("*"))
+        if engine.kind == "onnxruntime" and not graphs.is_relative_to(engine.path)
+        else 0
+    )
     shown = {name: depends[name] for name in ("kind", "precision", "device", "machine", "versions", "weights")}
-    return shown | {"identity": engine.identity, "build_seconds": engine.facts["build_seconds"], "bytes": engine.facts["bytes"]}
+    return shown | {"identity": engine.identity, "build_seconds": engine.facts["build_seconds"], "bytes": engine.facts["bytes"] + read}
