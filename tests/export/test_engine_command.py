@@ -31,8 +31,6 @@ from foldline.tests.export.conftest import DEMO, SHORT_GATE
 
 SHORT = [f"--set=export.{key}" for key in SHORT_GATE]
 ONE_PASS = "--set=export.gate.recycles=0"  # recycling multiplies what float16 changes in a network of random weights
-    "--set=export.gate.recycles=0"  # a network of random weights makes more of float16's errors from pass to pass; a trained one less
-)
 
 
 @pytest.fixture
