@@ -158,7 +158,7 @@ def linked(hosts: int, bad: dict[tuple[int, int], dict[str, Any]], card: float =
     """What the hosts' first ranks told: 8 Gbit/s, 0.1 ms and ``bad``."""
     good = {"error": "", "latency_ms": 0.1, "latency_median_ms": 0.2, "bytes": 1, "all_reduce_gbit": 8.0, "all_to_all_gbit": 7.0}
     every = {pair: good | bad.get(pair, {}) | {"hosts": list(pair)} for pair in combinations(range(hosts), 2)}
-    return told(*({"pairs": [m for pair, m in every.items() if host in pair], "card": card} for host in range(hosts)))
+    return told(*({"pairs": [dict(m) for pair, m in every.items() if host in pair], "card": card} for host in range(hosts)))
 
 
 def test_a_slow_a_late_and_a_dead_pair_are_named() -> None:
@@ -187,10 +187,20 @@ def test_bandwidth_is_held_against_the_card_or_what_was_given() -> None:
     assert pairs.judge(linked(2, {}, card=100.0), replace(WANTED, gbit=20.0)).state == OK
 
 
-def test_an_error_that_one_side_saw_counts() -> None:
+@pytest.mark.parametrize("side", [0, 1])
+def test_an_error_that_one_side_saw_counts(side: int) -> None:
     both = linked(2, {})
-    both[0].facts["pairs"][0]["error"] = "no route"
+    both[side].facts["pairs"][0]["error"] = "no route"
     assert "no connection (no route)" in pairs.judge(both, WANTED).found
+
+
+@pytest.mark.parametrize("side", [0, 1])
+def test_the_slower_figures_of_the_two_sides_count(side: int) -> None:
+    both = linked(2, {})
+    both[side].facts["pairs"][0] |= {"latency_ms": 9.0, "all_reduce_gbit": 0.5}
+    found = pairs.judge(both, replace(WANTED, gbit=10.0)).found
+    assert "9.00 ms" in found
+    assert "all-reduce 0.50 Gbit/s" in found
 
 
 HEALTHY = """<?xml version="1.0" ?><nvidia_smi_log><driver_version>550.54.15</driver_version><attached_gpus>1</attached_gpus>
