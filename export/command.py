@@ -108,7 +108,7 @@ def default_kind(wanted: str) -> tuple[str, str]:
 
 def order_of(config: ExportConfig) -> Order:
     """What ``[export]`` asks of an engine."""
-    return Order(config.precision, config.device, config.lengths, config.threads, config.compute_capability)
+    return Order(config.precision, config.device, config.lengths, config.threads, config.compute_capability, config.tensorrt)
 
 
 def _store(run: TrainedRun) -> str:

@@ -8,6 +8,7 @@ from pathlib import Path
 from ..errors import FoldlineError
 from ..settings import load_or_default
 
+WEIGHTS = ("auto", "fixed", "strip", "strip-identical")  # what becomes of them in TensorRT engines
 COMPILE = ("auto", "always", "never")
 
 
@@ -137,6 +138,21 @@ class BenchConfig:
 
 
 @dataclass(frozen=True)
+class TensorRTConfig:
+    """What only TensorRT's kinds ask: see ``tensorrt.options.BuildOptions``. Raises FoldlineError for values out of range."""
+
+    weights: str = "auto"  # "fixed": in the plans, "strip": beside them, exchangeable, "strip-identical": beside them, only ever these
+    portable: bool = False  # also for other GPUs of the same compute capability; not for tensorrt_rtx
+    wide: int = 0  # longest chain of one more profile, for what is longer than all of export.lengths; 0: none
+
+    def __post_init__(self) -> None:
+        if self.weights not in WEIGHTS:
+            raise FoldlineError(f"export.tensorrt.weights = '{self.weights}' is none of {', '.join(WEIGHTS)}")
+        if self.wide < 0:
+            raise FoldlineError(f"export.tensorrt.wide = {self.wide} must be at least 0; 0 makes no wide profile")
+
+
+@dataclass(frozen=True)
 class ExportConfig:
     """How weights become an engine: the table ``[export]`` of a TOML file."""
 
@@ -147,6 +163,7 @@ class ExportConfig:
     device: str = "auto"  # what the engine runs on: "cpu", "cuda", for ONNX Runtime also "tensorrt"; "auto": the best that works here
     lengths: tuple[int, ...] = (128, 256, 384, 512)  # N_res that a TensorRT engine is tuned for; the last is the longest it takes
     compute_capability: str = ""  # of the GPU to build for, "8.9"; "" = the one in this machine
+    tensorrt: TensorRTConfig = field(default_factory=TensorRTConfig)
     gate: GateConfig = field(default_factory=GateConfig)
     bench: BenchConfig = field(default_factory=BenchConfig)
 

@@ -51,11 +51,11 @@ class TensorRTKind:
             self.name,
             graphs,
             core.model,
-            bucket_profiles(order.lengths, core.features),
+            bucket_profiles(order.lengths, core.features, order.tensorrt.wide),
             folder,
             precision=order.precision,
             weights_sha256=core.weights_sha256,
-            options=BuildOptions(compute_capabilities=targets),
+            options=BuildOptions(order.tensorrt.weights, targets, order.tensorrt.portable),
             on_stage=say,
         )
         return self._built(core, order.precision, facts)

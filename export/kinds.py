@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Protocol
@@ -14,6 +14,7 @@ import torch
 from ..errors import FoldlineError
 from ..settings import to_dict
 from .bundle import hash_of
+from .config import TensorRTConfig
 from .core import Core
 from .engine_store import Built, Engine
 from .runners import Runner
@@ -31,6 +32,7 @@ class Order:
     lengths: tuple[int, ...] = (128, 256, 384, 512)
     threads: int = 0  # within one operator, on the CPU; 0 = one per core
     compute_capability: str = ""  # of the GPU to build for, "8.9"; "" = the one in this machine
+    tensorrt: TensorRTConfig = field(default_factory=TensorRTConfig)
 
 
 class Kind(Protocol):

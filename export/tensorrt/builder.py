@@ -20,7 +20,9 @@ from .identity import file_sha256, identity_of
 from .options import FIXED, FLAGS, STRIPPED, BuildOptions, settle_mode
 from .weights import write_constants
 
-LANES = "REQUIRE_USER_ALLOCATION"  # flag of newer builders: nothing is allocated while an engine runs, so that CUDA graphs can be captured
+NO_ALLOCATION = (
+    "REQUIRE_USER_ALLOCATION"  # flag of newer builders: nothing is allocated while an engine runs, so that CUDA graphs can be captured
+)
 
 
 @dataclass(frozen=True)
@@ -140,10 +142,10 @@ def _settings(job: Job, builder: Any, stage: Stage, profile: Profile) -> Any:
     """The builder's configuration. The memory limit stays as it is: a lower one makes TensorRT-RTX refuse wide profiles."""
     trt, settings = job.trt, builder.create_builder_config()
     settings.clear_flag(trt.BuilderFlag.TF32)  # float32 in the graph means float32
-    for flag in (*FLAGS[job.mode], LANES):
+    for flag in (*FLAGS[job.mode], NO_ALLOCATION):
         if flag in trt.BuilderFlag.__members__:
             settings.set_flag(trt.BuilderFlag.__members__[flag])
-        elif flag != LANES:
+        elif flag != NO_ALLOCATION:
             raise FoldlineError(f"weights mode '{job.mode}': {job.backend} {trt.__version__} has no flag {flag}; use '{FIXED}'")
     if job.targets:
         settings.num_compute_capabilities = len(job.targets)

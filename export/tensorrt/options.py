@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ...errors import FoldlineError
+from ..config import WEIGHTS
 
 AUTO, FIXED, STRIP, STRIP_IDENTICAL = "auto", "fixed", "strip", "strip-identical"
 # What becomes of the weights -> the builder's flags. Stripped plans take theirs from one file beside them when they are loaded.
@@ -34,8 +35,8 @@ class BuildOptions:
     cache: Path | None = None
 
     def __post_init__(self) -> None:
-        if self.mode not in (AUTO, *FLAGS):
-            raise FoldlineError(f"weights mode '{self.mode}' is unknown; choose from auto, {', '.join(FLAGS)}")
+        if self.mode not in WEIGHTS:
+            raise FoldlineError(f"weights mode '{self.mode}' is unknown; choose from {', '.join(WEIGHTS)}")
 
 
 def settle_mode(options: BuildOptions, backend: str, has_gpu: bool) -> str:

@@ -18,7 +18,10 @@ from onnx import TensorProto, helper
 from foldline.data_store.config import FeatureConfig
 from foldline.data_store.types import ChainRecord
 from foldline.errors import FoldlineError
+from foldline.export.command import order_of
+from foldline.export.config import load_export_config
 from foldline.export.graphs import graph_path, write_graphs
+from foldline.export.kinds import Order
 from foldline.export.profiles import Profile, bucket_profiles
 from foldline.export.recycling import recycle
 from foldline.export.runners import Runner
@@ -153,6 +156,17 @@ def test_builders_are_told_what_they_can_do(graphs_of: Graphs, tmp_path: Path) -
     assert settle_mode(BuildOptions(), "tensorrt_rtx", has_gpu=False) == "fixed"
     with pytest.raises(FoldlineError, match="there is none; build with tensorrt_rtx"):
         settle_mode(BuildOptions(), "tensorrt", has_gpu=False)
+
+
+def test_what_a_build_is_asked_for_is_checked_before_anything_is_built() -> None:
+    config = load_export_config(None, ('export.tensorrt.weights="strip"', "export.tensorrt.portable=true", "export.tensorrt.wide=1024"))
+    order = order_of(config)
+    assert (order.tensorrt.weights, order.tensorrt.portable, order.tensorrt.wide) == ("strip", True, 1024)
+    assert Order().tensorrt.weights == "auto"
+    with pytest.raises(FoldlineError, match=r"weights = 'loose' is none of auto, fixed, strip, strip-identical"):
+        load_export_config(None, ('export.tensorrt.weights="loose"',))
+    with pytest.raises(FoldlineError, match=r"export\.tensorrt\.wide = -8 must be at least 0"):
+        load_export_config(None, ("export.tensorrt.wide=-8",))
 
 
 @needs_rtx
