@@ -307,7 +307,11 @@ def test_an_export_is_a_child_of_its_run(tmp_path: Path, capsys: pytest.CaptureF
     (engine / "engine.json").write_text(json.dumps({"depends": {"kind": "onnxruntime", "precision": "fp32", "device": "cpu"}}))
     assert main(["track", "export", str(bundle), "--uri", uri]) == 2
     assert "passed its gate" in capsys.readouterr().err
-    (engine / "gate.json").write_text(json.dumps({"passed": True, "reference": "torch", "checks": checks}))
+    cells = [{"contender": c, "residues": 77, "ratio": r, "peak": {"bytes": 5}} for c, r in (("PyTorch fp32", 1.0), ("engine", 2.5))]
+    measured_speed = {"contenders": ["PyTorch fp32", "engine"], "cells": cells}
+    report = {"passed": True, "reference": "torch", "checks": checks, "bench": measured_speed}
+    (engine / "gate.json").write_text(json.dumps(report))
+    (engine / "gate.html").write_text("<p>the page</p>")
     assert main(["track", "export", str(bundle), "--uri", uri]) == 2
     assert f"first: foldline track sync {run.root} --uri {uri}" in capsys.readouterr().err
     _, parent = sync_run(run.root, uri)
@@ -315,11 +319,18 @@ def test_an_export_is_a_child_of_its_run(tmp_path: Path, capsys: pytest.CaptureF
         assert main(["track", "export", str(bundle), "--uri", uri]) == 0
     client = MlflowClient(uri)
     (child,) = client.search_runs(["1"], f"tags.mlflow.parentRunId = '{parent}'")
-    assert (child.data.metrics, child.info.status) == ({"gate/onnxruntime-fp32-cpu/RMSD of all atoms": 0.3}, "FINISHED")
+    assert (child.data.metrics, child.info.status) == (
+        {
+            "gate/onnxruntime-fp32-cpu/RMSD of all atoms": 0.3,
+            "speed/onnxruntime-fp32-cpu/times PyTorch 77 residues": 2.5,
+            "speed/onnxruntime-fp32-cpu/peak bytes 77 residues": 5.0,
+        },
+        "FINISHED",
+    )
     assert child.data.params["engine/0123"] == "onnxruntime-fp32-cpu, against torch"
     assert {f.path for f in client.list_artifacts(child.info.run_id)} == {"manifest.json", "engines"}
     there = {f.path for f in client.list_artifacts(child.info.run_id, "engines/0123")}
-    assert there == {"engines/0123/engine.json", "engines/0123/gate.json"}
+    assert there == {f"engines/0123/{name}" for name in ("engine.json", "gate.json", "gate.html")}
     assert client.get_model_version_by_alias("fold", "champion").tags["foldline.gate"] == "passed"
     (engine / "gate.json").write_text(json.dumps({"passed": False, "checks": []}))
     assert main(["track", "export", str(bundle), "--uri", uri]) == 2

@@ -45,7 +45,7 @@ def gated_engines(bundle: Path) -> dict[str, dict[str, Any]]:
 
 
 def track_bundle(client: Any, bundle: Path, manifest: dict[str, Any], engines: dict[str, dict[str, Any]], parent: str) -> str:
-    """The run of the bundle, found by its identity or made: each gate's worst values as metrics, manifest and reports as artefacts."""
+    """The run of the bundle, found by its identity or made: each gate's worst values and speeds as metrics, the reports as artefacts."""
     experiment, identity = client.get_run(parent).info.experiment_id, manifest["identity"]
     found = client.search_runs([experiment], f"tags.`foldline.uid` = '{identity}'", max_results=1)
     tags = {"foldline.uid": identity, "mlflow.parentRunId": parent, "foldline.stage": "export", "foldline.version": manifest["foldline"]}
@@ -57,7 +57,7 @@ def track_bundle(client: Any, bundle: Path, manifest: dict[str, Any], engines: d
         depends = read_json(bundle / ENGINES / folder / ENGINE)["depends"]
         kind = "-".join(depends[key] for key in ("kind", "precision", "device"))
         client.log_param(run_id, f"engine/{folder}", f"{kind}, against {gate['reference']}")
-        for name, value in worst_values(gate, f"gate/{kind}").items():
+        for name, value in (worst_values(gate, f"gate/{kind}") | speeds(gate, f"speed/{kind}")).items():
             if name not in there:
                 client.log_metric(run_id, name, value)
         for name in (ENGINE, GATE, PAGE):
@@ -80,3 +80,15 @@ def worst_values(gate: dict[str, Any], prefix: str) -> dict[str, float]:
             name = f"{prefix}/" + "".join(c if c.isalnum() or c in "_-. /" else "_" for c in check["name"])
             worst[name] = max(float(check["value"]), worst.get(name, 0.0))
     return worst
+
+
+def speeds(gate: dict[str, Any], prefix: str) -> dict[str, float]:
+    """By length, how many times as fast as PyTorch in float32 the engine folds, and its peak memory; {} where they were not measured."""
+    found: dict[str, float] = {}
+    bench = gate.get("bench") or {"cells": ()}
+    for cell in bench["cells"]:
+        if cell["contender"] == bench["contenders"][-1]:
+            found[f"{prefix}/times PyTorch {cell['residues']} residues"] = float(cell["ratio"])
+            if cell["peak"] is not None:
+                found[f"{prefix}/peak bytes {cell['residues']} residues"] = float(cell["peak"]["bytes"])
+    return found
