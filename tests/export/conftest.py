@@ -14,11 +14,11 @@ from foldline.cli import main
 from foldline.data_store.config import DataConfig, FeatureConfig
 from foldline.data_store.fold_input import read_fold_input
 from foldline.data_store.types import ChainRecord
-from foldline.export.graphs import write_graphs
 from foldline.model.alphafold import AlphaFold
 from foldline.model.weights import save_weights
 from foldline.settings import to_dict
 from foldline.tests.export import cases
+from foldline.tests.export.stage_chain import write_quickly
 
 Traced = tuple[AlphaFold, Path]
 DEMO = Path(__file__).resolve().parents[2] / "examples" / "demo"
@@ -43,7 +43,7 @@ def graphs_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, str], 
     def make(name: str, precision: str) -> Traced:
         model = cases.model_of(cases.CONFIGS[name]())
         folder = tmp_path_factory.mktemp(f"{name}-{precision}")
-        write_graphs(model, folder, precision)
+        write_quickly(model, folder, precision)
         return model, folder
 
     return make

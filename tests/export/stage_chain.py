@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+import jaxtyping
 import numpy as np
 import onnxruntime
 import torch
@@ -13,7 +14,7 @@ from foldline.data_store.config import FeatureConfig
 from foldline.data_store.featurize import inference_cycles
 from foldline.data_store.types import ChainRecord
 from foldline.export.graph import RECYCLED, Arrays, feeds_of
-from foldline.export.graphs import graph_path
+from foldline.export.graphs import OPSET, graph_path, write_graphs
 from foldline.export.stages import POLICIES, Stage, stage_modules, stages
 from foldline.model.alphafold import AlphaFold
 from foldline.model.config import ModelConfig
@@ -68,6 +69,16 @@ def onnxruntime_stages(folder: Path) -> RunStage:
         return list(sessions[stage.name].run(list(stage.outputs), dict(given)))
 
     return run
+
+
+def write_quickly(model: AlphaFold, folder: Path, precision: str, opset: int = OPSET) -> None:
+    """``write_graphs`` without the tests' shape checks: on traced tensors they cost more than the trace."""
+    before = jaxtyping.config.jaxtyping_disable
+    jaxtyping.config.update("jaxtyping_disable", True)
+    try:
+        write_graphs(model, folder, precision, opset)
+    finally:
+        jaxtyping.config.update("jaxtyping_disable", before)
 
 
 def real_feeds(record: ChainRecord, config: ModelConfig, clusters: int, extra: int, templates: int) -> Arrays:

@@ -21,7 +21,7 @@ from foldline.export.stages import PRECISIONS, stages, tensor_dtype
 from foldline.export.weight_file import WEIGHTS_FILE, write_weights
 from foldline.model.alphafold import AlphaFold
 from foldline.tests.export.cases import CONFIGS, model_of
-from foldline.tests.export.stage_chain import chain, onnxruntime_stages, passes, real_feeds, torch_stages
+from foldline.tests.export.stage_chain import chain, onnxruntime_stages, passes, real_feeds, torch_stages, write_quickly
 
 UNUSED_HEADS = ("heads.masked_msa.", "heads.experimentally_resolved.")
 SIZES = [("1ajj_A", 8, 16, 2), ("1ajj_A", 1, 1, 0), ("2hba_A", 5, 1, 1), ("2hba_A", 8, 16, 0)]  # chain, MSA clusters, extra rows, templates
@@ -103,7 +103,7 @@ def test_weights_change_the_weights_file_only(precision: str, graphs_of: GraphsO
     """A fresh network has hundreds of equal tensors, which tracers like to merge; refitting one of them would then change others."""
     model, folder = graphs_of("bare", precision)
     fresh = AlphaFold(model.config)
-    write_graphs(fresh, tmp_path, precision)
+    write_quickly(fresh, tmp_path, precision)
     for stage in stages(model.config):
         assert graph_path(tmp_path, stage.name).read_bytes() == graph_path(folder, stage.name).read_bytes(), stage.name
     assert (tmp_path / WEIGHTS_FILE).read_bytes() != (folder / WEIGHTS_FILE).read_bytes()
@@ -135,7 +135,7 @@ def test_templates_without_torsions_add_no_rows(records: dict[str, ChainRecord],
     """The Evoformer's graph then takes no rows from the templates' one; opset 20 is the newest that is written."""
     config = CONFIGS["small"]()
     model = model_of(replace(config, template=replace(config.template, embed_torsion_angles=False)))
-    write_graphs(model, tmp_path, "fp32", OPSETS[-1])
+    write_quickly(model, tmp_path, "fp32", OPSETS[-1])
     feeds = real_feeds(records["1ajj_A"], model.config, 4, 6, 2)
     ours, theirs = chain(model.config, feeds, torch_stages(model)), chain(model.config, feeds, onnxruntime_stages(tmp_path))
     for key in output_schema(model.config):
