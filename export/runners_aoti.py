@@ -33,8 +33,9 @@ PACKAGE, TABLES = "pass.pt2", "tables.safetensors"
 PREFIX = "model."  # a stage's name for the network it belongs to
 SMALLEST, LONGEST = 2, 4096  # torch.export takes 0 and 1 for fixed sizes; N_res ends somewhere
 TRACE_SIZES = {"N_res": 11, "N_clust": 5, "N_extra": 7, "N_templ": 3}  # all different, so that no two can be confused
-# The weights come back beside the files, and are left out of the package.
+# The weights come back beside the files, and are left out of the package; short vectors too, which would become numbers in the code.
 OPTIONS = {
+    "always_keep_tensor_constants": True,
     "aot_inductor.package": True,
     "aot_inductor.package_constants_in_so": False,
     "aot_inductor.package_constants_on_disk_format": "pickle_weights",
