@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +16,7 @@ import pytest
 import torch
 from onnx import TensorProto, helper
 
+from foldline.cli import main
 from foldline.data_store.config import FeatureConfig
 from foldline.data_store.types import ChainRecord
 from foldline.errors import FoldlineError
@@ -384,3 +386,20 @@ class TestTensorRT(GpuLaws):
 
 class TestTensorRTRTX(GpuLaws):
     backend = "tensorrt_rtx"
+
+
+@needs_rtx
+@pytest.mark.slow
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here: the engine would be gated at once")
+def test_the_command_adds_an_engine_that_waits_for_its_gate(exported: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    bundle = tmp_path / "bundle"
+    shutil.copytree(exported, bundle)
+    command = ["engine", "build", str(bundle), "--kind", "tensorrt_rtx", "--precision", "bf16", "--profiles", "32,64"]
+    assert main(command) == 0
+    capsys.readouterr()
+    assert main(["engine", "ls", str(bundle)]) == 0
+    listed = capsys.readouterr().out
+    assert "tensorrt_rtx" in listed
+    (engine,) = [file.parent for file in bundle.glob("engines/*/engine.json") if "tensorrt_rtx" in file.read_text()]
+    assert len(list(engine.glob("*.plan"))) == 12  # six stages, two buckets
+    assert not (engine / "gate.json").exists()
