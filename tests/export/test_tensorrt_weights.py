@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import onnx
 import pytest
 import torch
@@ -142,3 +143,15 @@ def test_a_plan_is_given_what_it_asks_for_or_refused() -> None:
     del asked["b"]
     with pytest.raises(FoldlineError, match="stage 'embed' has 2 parameters, and the plan takes 1 of them"):
         assign(asked, values, "embed", 2, "embed.plan")
+
+
+def test_constants_are_in_types_that_engines_have(tmp_path: Path) -> None:
+    """Parsers make float32 of float64; bfloat16 has no type in numpy."""
+    table = onnx.helper.make_tensor("table", onnx.TensorProto.BFLOAT16, [2], b"\x80\x3f\x00\x40", raw=True)
+    scale = onnx.numpy_helper.from_array(np.array([0.5, 3.0]), "scale")
+    nodes = [onnx.helper.make_node("Constant", [], [value.name], value=value) for value in (table, scale)]
+    onnx.save(onnx.helper.make_model(onnx.helper.make_graph(nodes, "constants", [], [])), tmp_path / "constants.onnx")
+    parameters, constants = graph_constants(tmp_path / "constants.onnx")
+    assert parameters == {}
+    assert torch.equal(constants["table"], torch.tensor([1.0, 2.0], dtype=torch.bfloat16))
+    assert (constants["scale"].dtype, constants["scale"].tolist()) == (torch.float32, [0.5, 3.0])
