@@ -128,7 +128,7 @@ def test_a_rendezvous_port_in_use_is_named(line: Path, tmp_path: Path) -> None:
         other.listen()
         port = str(other.getsockname()[1])
         done = foldline("train", "--config", str(ROOT / "examples" / "demo.toml"), *where, **ranks, MASTER_PORT=port)
-    assert done.returncode == 2, done.stderr
+    assert done.returncode == 69, done.stderr  # another start may have another port
     assert f"127.0.0.1:{port}" in done.stderr
     assert "Traceback" not in done.stderr
     assert not (tmp_path / "run").exists()
