@@ -138,7 +138,7 @@ def require(report: GateReport) -> None:
     """Raise one FoldlineError that lists every check over its limit."""
     if report.failures:
         listed = "; ".join(str(check) for check in report.failures)
-        raise FoldlineError(f"the {report.engine} engine does not fold like {report.reference}, so no bundle was written: {listed}")
+        raise FoldlineError(f"the {report.engine} engine does not fold like {report.reference}, so it is not published: {listed}")
 
 
 def _folded(protein: GateProtein, batch: FeatureBatch, ours: Arrays, theirs: Arrays, reference: Runner) -> Folded:

@@ -66,6 +66,8 @@ class Crash:
                 if self._folder is None:
                     self._folder = self._make(message, error)
             except Exception as trouble:  # the error that is being told must not be hidden by one of telling it
+                if "no crash bundle:" in message:
+                    return message  # told at the first attempt
                 return f"{message}; no crash bundle: {type(trouble).__name__}: {trouble}"
         return message if str(self._folder) in message else f"{message}; crash bundle: {self._folder}"
 

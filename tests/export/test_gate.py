@@ -214,6 +214,6 @@ def test_a_refused_engine_leaves_no_bundle(run_dir: Path, tmp_path: Path, monkey
     """The fault is put between the export and the gate, where a builder's would be."""
     monkeypatch.setattr(gating, "TorchRunner", lambda model, *rest: gate_cases.moved(model, "structure.backbone_update.bias", 0.02))
     config = load_export_config(None, tuple(f"export.{key}" for key in (*SHORT_GATE, "engine=onnxruntime")))
-    with pytest.raises(FoldlineError, match="no bundle was written: 1ajj_A"):
+    with pytest.raises(FoldlineError, match="so it is not published: 1ajj_A"):
         command.export_bundle(command.read_run(run_dir), tmp_path / "bundle", config, lambda text: None)
     assert list(tmp_path.iterdir()) == []

@@ -69,11 +69,11 @@ def test_the_trunk_is_read_with_its_types_and_built(precision: str, graphs_of: G
 
 @pytest.mark.slow
 def test_the_full_trunk_is_built(tmp_path: Path) -> None:
-    """All 48 blocks and the extra-MSA stack of model_1_ptm in bfloat16, for 256 residues with the alignments of fine-tuning."""
+    """All 48 blocks and the extra-MSA stack of model_1_ptm in bfloat16, for 256 residues with the alignments of initial training."""
     model = model_of(model_1_ptm())
     write_graphs(model, tmp_path, "bf16")
     trt = load("tensorrt_rtx")
-    (profile,) = bucket_profiles((256,), FeatureConfig(max_msa_clusters=508, max_extra_msa=5120, max_templates=4))
+    (profile,) = bucket_profiles((256,), FeatureConfig(max_msa_clusters=124, max_extra_msa=1024, max_templates=4))
     stacks = {"extra": model.extra_msa_stack, "evoformer": model.evoformer}
     for stage in stages(model.config):
         if stage.name in stacks:

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import ExitStack
 from itertools import islice
 from pathlib import Path
 
@@ -96,6 +97,17 @@ def test_a_mistake_before_the_first_step_leaves_no_bundle_but_a_bug_does(config:
         raise ZeroDivisionError("a bug")
     (folder,) = run.crash.glob("*_rank_0")
     assert raised.value.__notes__ == [f"crash bundle: {folder}"]
+
+
+def test_a_bundle_that_cannot_be_written_is_told_once(config: RunConfig) -> None:
+    run = RunDir(Path(config.run.dir))
+    run.root.mkdir()
+    run.crash.write_text("a file where the folder should be")
+    with pytest.raises(FoldlineError) as raised, Crash(run, config, place(0)) as crash, ExitStack() as stack:
+        stack.push(crash.seen)
+        crash.at(7)
+        raise FoldlineError("too many")
+    assert str(raised.value).count("no crash bundle: ") == 1
 
 
 RunDirOne = RankInfo(0, 0, 1, 1, 0, "alone", "127.0.0.1", 1, "single")
