@@ -32,7 +32,8 @@ def place(rank: int) -> RankInfo:
 
 
 def fail_in(crash: Crash, step: int) -> None:
-    with crash:
+    with crash, ExitStack() as stack:
+        stack.push(crash.seen)  # at once, and again at the end of ``crash``, as in a run
         crash.at(step)
         raise FoldlineError("too many")
 
@@ -103,10 +104,8 @@ def test_a_bundle_that_cannot_be_written_is_told_once(config: RunConfig) -> None
     run = RunDir(Path(config.run.dir))
     run.root.mkdir()
     run.crash.write_text("a file where the folder should be")
-    with pytest.raises(FoldlineError) as raised, Crash(run, config, place(0)) as crash, ExitStack() as stack:
-        stack.push(crash.seen)
-        crash.at(7)
-        raise FoldlineError("too many")
+    with pytest.raises(FoldlineError) as raised:
+        fail_in(Crash(run, config, place(0)), 7)
     assert str(raised.value).count("no crash bundle: ") == 1
 
 
