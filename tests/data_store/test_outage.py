@@ -101,6 +101,9 @@ def test_a_loader_waits_and_goes_on_with_the_same_samples(
         assert time.monotonic() - start > AWAY - 0.1
         assert equal([*first, *rest], whole)
         assert loader.stats.replaced == 0
+        end = time.monotonic() + 10  # what watches the workers may look later than the last sample comes
+        while "is there again" not in caplog.text and time.monotonic() < end:
+            time.sleep(0.05)
     assert f"waiting for the store: {copied} cannot be read" in caplog.text
     assert "is there again" in caplog.text
 
