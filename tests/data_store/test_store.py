@@ -278,7 +278,7 @@ class TestVerify:
 
     def test_reading_damage_is_a_message(self, three: tuple[Store, list[ChainRecord]]) -> None:
         damage(part_of(three[0]), "positions/c/0/0/0")
-        with pytest.raises(FoldlineError, match=r"chain '1abc_A' of .* cannot be read .*foldline store verify"):
+        with pytest.raises(FoldlineError, match=r"chain '1abc_A' in parts/part-.*zip of .* cannot be read .*foldline store verify"):
             Store.open(three[0].path).record("1abc_A")
 
 
