@@ -17,32 +17,14 @@ from foldline.data_store.ingest import ingest
 from foldline.errors import UNAVAILABLE
 from foldline.trainer.journal import read_journal
 
+from ..trainer.runs import NETWORK
 from .hosts import ROOT, Hosts, finish, mpirun, torchrun, two_hosts
 
 pytestmark = pytest.mark.slow
 STEPS, TIMEOUT = 24, 30.0  # seconds: far above what a busy machine takes to a step
-CONFIG = """
-[model]
-preset = "tiny"
-c_m = 8
-c_z = 8
-c_s = 8
-c_e = 8
-template = { enabled = false }
-extra_msa = { c_hidden_tri_mul = 8 }
-evoformer = { blocks = 1, c_hidden_tri_mul = 8 }
-structure = { iterations = 1, c_hidden = 4, c_resnet = 8 }
+CONFIG = f"""{NETWORK}
 [data]
 store = "STORE"
-[features]
-crop_size = 16
-max_msa_clusters = 4
-max_extra_msa = 8
-max_templates = 0
-max_recycles = 1
-[optim]
-lr = 1e-2
-warmup_samples = 10
 [run]
 dir = "RUN"
 steps = 24

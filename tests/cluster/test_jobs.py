@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-import sys
 from dataclasses import fields, replace
 from pathlib import Path
 
@@ -23,8 +22,7 @@ from foldline.cluster.jobs.spec import JobSpec, resolve
 from foldline.cluster.jobs.text import job_text, run_directory, work_of
 from foldline.errors import FoldlineError
 
-sys.path.insert(0, str(Path(__file__).parent))
-import schedulers
+from . import schedulers
 
 GOLDEN = Path(__file__).parent / "golden"
 TRAIN = Work(("train", "--config", "run.toml"), ("foldline",), "/proj/af", "/proj/af/foldline-jobs/af-1", run_dir="runs/af")

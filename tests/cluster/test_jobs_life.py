@@ -22,8 +22,8 @@ from foldline.cluster.jobs.spec import JobSpec
 from foldline.cluster.jobs.text import work_of
 from foldline.errors import FoldlineError
 
-sys.path.insert(0, str(Path(__file__).parent))
-import schedulers
+from ..trainer.runs import NETWORK
+from . import schedulers
 
 # In foldline's place: notes how it was called. A line of "codes" per call: exit code, "save" for a checkpoint, "wait" to be told to stop.
 STUB = """#!/bin/bash
@@ -37,25 +37,7 @@ exit "$code"
 """
 
 DEMO = Path(__file__).resolve().parents[2] / "examples" / "demo"
-TRAINING = """
-[model]
-preset = "tiny"
-c_m = 8
-c_z = 8
-c_s = 8
-c_e = 8
-template = { enabled = false }
-extra_msa = { c_hidden_tri_mul = 8 }
-evoformer = { blocks = 1, c_hidden_tri_mul = 8 }
-structure = { iterations = 2, c_hidden = 4, c_resnet = 8 }
-
-[features]
-crop_size = 16
-max_msa_clusters = 4
-max_extra_msa = 8
-max_templates = 0
-max_recycles = 1
-
+TRAINING = f"""{NETWORK}
 [data]
 store = "store"
 

@@ -17,14 +17,13 @@ from safetensors.torch import load_file
 from foldline.data_store.ingest import ingest
 from foldline.data_store.store import Store
 
-from ..trainer.test_run import ROOT, command, write_config
+from ..trainer.runs import ROOT, command, write_config
 from .slurm_cluster import SlurmCluster, slurm_cluster, wait
 
 pytestmark = pytest.mark.slow
 
 STEPS, EVERY = 40, 4
-OVERRIDES = [f"run.steps={STEPS}", f"run.checkpoint_every={EVERY}", "run.keep_last=20", "tracking.mlflow=false", "validate.every=0"]
-OVERRIDES += ["run.collective_timeout=20"]
+OVERRIDES = [f"run.steps={STEPS}", f"run.checkpoint_every={EVERY}", "run.keep_last=20", "run.collective_timeout=20"]
 PATIENCE = 240.0  # seconds for a start under load
 
 
