@@ -17,22 +17,22 @@ from mlflow import MlflowClient
 
 from foldline.cli import main
 from foldline.data_store.config import DataConfig
+from foldline.trainer.chaos.server import Server
 from foldline.trainer.config import RunConfig, RunSection, TrackingConfig, to_json
 from foldline.trainer.journal import Journal
 from foldline.trainer.rundir import RunDir
 from foldline.trainer.tracking.listing import folder_runs
 from foldline.trainer.tracking.state import TrackingState
 
-from .mlflow_server import MlflowServer
-
 STEPS = 300
 METRICS = 30
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MlflowServer]:
-    server = MlflowServer(tmp_path_factory.mktemp("server"))
-    server.start()
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    server = Server(tmp_path_factory.mktemp("server"))
+    server.launch()
+    server.wait()
     yield server
     server.kill()
 
@@ -89,7 +89,7 @@ def wait_for_progress(run: RunDir, uri: str, process: subprocess.Popen[str]) -> 
         time.sleep(0.005)
 
 
-def test_a_server_killed_in_mid_sync_loses_and_doubles_nothing(server: MlflowServer, tmp_path: Path) -> None:
+def test_a_server_killed_in_mid_sync_loses_and_doubles_nothing(server: Server, tmp_path: Path) -> None:
     run = offline_run(tmp_path / "cut_server")
     environment = os.environ | {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0", "MLFLOW_HTTP_REQUEST_TIMEOUT": "20"}
     process = subprocess.Popen(
@@ -102,12 +102,13 @@ def test_a_server_killed_in_mid_sync_loses_and_doubles_nothing(server: MlflowSer
     assert "did not take everything" in errors
     assert "Traceback" not in errors
     assert TrackingState.read(run.tracking).servers[server.uri].journals["metrics.jsonl"] < run.journal.stat().st_size
-    server.start()
+    server.launch()
+    server.wait()
     assert main(["track", "sync", str(run.root), "--uri", server.uri]) == 0
     check_whole(server.uri, run)
 
 
-def test_a_sync_killed_in_the_middle_goes_on_where_it_was(server: MlflowServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_sync_killed_in_the_middle_goes_on_where_it_was(server: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = offline_run(tmp_path / "cut_sync")
     process = subprocess.Popen(sync(str(run.root), "--uri", server.uri), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     wait_for_progress(run, server.uri, process)

@@ -16,6 +16,7 @@ import pytest
 from mlflow import MlflowClient
 
 from foldline.data_store.config import DataConfig
+from foldline.trainer.chaos.server import Server
 from foldline.trainer.config import RunConfig, RunSection, TrackingConfig, to_json
 from foldline.trainer.journal import Journal, read_after
 from foldline.trainer.run_state import FINISHED, RUNNING, tell
@@ -25,7 +26,6 @@ from foldline.trainer.tracking.feed import LIMITS
 from foldline.trainer.tracking.sync import sync_run
 from foldline.trainer.tracking.tracker import Tracker
 
-from .mlflow_server import MlflowServer
 from .runs import wait_until
 
 METRICS = 5
@@ -54,8 +54,9 @@ def points(uri: str, run_id: str, names: list[str]) -> Counter[tuple[str, int, i
 def test_the_server_has_the_journal_point_by_point(small_disk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in (LIMITS | {"MLFLOW_HTTP_REQUEST_TIMEOUT": "2"}).items():
         monkeypatch.setenv(name, value)
-    server = MlflowServer(small_disk / "server")
-    server.start()
+    server = Server(small_disk / "server")
+    server.launch()
+    server.wait()
     run = RunDir(tmp_path / "run")
     section = RunSection(dir=str(run.root), steps=1)
     config = RunConfig(DataConfig(store="s"), section, tracking=TrackingConfig(uri=server.uri, flush_seconds=0.3))
@@ -86,7 +87,8 @@ def test_the_server_has_the_journal_point_by_point(small_disk: Path, tmp_path: P
         server.kill()
         train(PAUSE)
         assert tracker.trouble
-        server.start()
+        server.launch()
+        server.wait()
         train(1.0)
         wait_until(lambda: tracker.trouble == "")
         with (small_disk / "filler").open("wb") as file:
