@@ -131,4 +131,5 @@ def test_a_rendezvous_port_in_use_is_named(line: Path, tmp_path: Path) -> None:
     assert done.returncode == 69, done.stderr  # another start may have another port
     assert f"127.0.0.1:{port}" in done.stderr
     assert "Traceback" not in done.stderr
-    assert not (tmp_path / "run").exists()
+    assert {path.name for path in (tmp_path / "run").iterdir()} == {"preflight.json", "checkpoints"}  # of the preflight; no run began
+    assert not list((tmp_path / "run" / "checkpoints").iterdir())
