@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,14 +16,11 @@ from foldline.data_store.types import ChainRecord
 from foldline.errors import FoldlineError
 from foldline.export.graph import Arrays
 from foldline.export.runners import Features, Limits, Runner, State, TorchRunner, check_sizes, compile_blocks, features_of, run_fitted
-from foldline.export.runners_aoti import LONGEST, AOTInductorRunner, compile_package
 from foldline.export.runners_onnx import OnnxRuntimeKind, OnnxRuntimeRunner
 from foldline.export.tensorrt import why_not
 from foldline.model.alphafold import AlphaFold
 from foldline.model.remat import Blocks
 from foldline.tests.export.conformance import RunnerLaws, cycles_of
-
-LIMITS = {"N_res": (2, LONGEST), "N_clust": (2, 16), "N_extra": (2, 32), "N_templ": (2, 8)}
 
 
 class TestTorch(RunnerLaws):
@@ -35,16 +34,13 @@ class TestOnnxRuntime(RunnerLaws):
 
 
 @pytest.mark.slow
-class TestTorchCompile(RunnerLaws):
-    def make(self, model: AlphaFold, graphs: Path, folder: Path) -> Runner:
-        return TorchRunner(model, compiled=True)
-
-
-@pytest.mark.slow
-class TestAOTInductor(RunnerLaws):
-    def make(self, model: AlphaFold, graphs: Path, folder: Path) -> Runner:
-        compile_package(model, folder, "cpu", lambda text: None)
-        return AOTInductorRunner(folder, model.config, model.state_dict(), "cpu", LIMITS)
+@pytest.mark.parametrize("kind", ["TorchCompile", "AOTInductor"])
+def test_compiled_kinds_keep_the_laws(kind: str) -> None:
+    """In a process of its own: torch's compilers cannot trace functions in which annotations are checked, as they are in this one."""
+    laws = [str(Path(__file__).with_name("compiled_laws.py")), "-k", kind, "-q", "-o", "addopts=--import-mode=importlib"]
+    done = subprocess.run([sys.executable, "-m", "pytest", *laws], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout
+    assert " passed" in done.stdout
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="PyTorch sees no GPU")

@@ -15,6 +15,7 @@ import pytest
 from .runs import FAULTS, STEPS, Job, check_equal, history, write_config
 
 AFTER_A_START = 6.0  # seconds from the start of the ranks within which some kills come: imports, meeting, restoring, the first steps
+SPARE = 3  # restarts for starts that Open MPI itself fails on a busy machine
 WITHIN_A_STEP = 0.5  # seconds after a step was journalled within which the others come: steps, checkpoints
 
 
@@ -38,11 +39,11 @@ def kill_one(job: Job, chance: random.Random, step: int, before: set[int]) -> se
 @pytest.mark.parametrize("kills", [3, pytest.param(20, marks=pytest.mark.slow)])
 def test_ranks_killed_at_random_moments_change_nothing(store: Path, undisturbed: Path, tmp_path: Path, kills: int) -> None:
     chance, killed = random.Random(kills), set[int]()
-    job = Job(write_config(tmp_path, store, FAULTS), "--max-restarts", str(kills))
+    job = Job(write_config(tmp_path, store, FAULTS), "--max-restarts", str(kills + SPARE))
     for number in range(kills):
         killed = kill_one(job, chance, 1 + number * (STEPS - 3) // kills, killed)
     code, _, errors = job.end()
     assert code == 0, errors
-    assert f"restart {kills} of {kills} from" in errors
+    assert f"restart {kills} of {kills + SPARE} from" in errors
     assert [record.step for record in history(job.run)] == list(range(1, STEPS + 1))
     check_equal(undisturbed, job.run, STEPS)
