@@ -143,4 +143,10 @@ def _exit_on_sigterm() -> Iterator[None]:
 
 
 def _exit(number: int, frame: object) -> None:
+    """Unwind once. A pool that loses one worker terminates the others a second time, in the middle of their ``finally`` clauses."""
+    signal.signal(signal.SIGTERM, _stops_already)
     raise SystemExit(_TERMINATED)
+
+
+def _stops_already(number: int, frame: object) -> None:
+    """Not SIG_IGN, which programs started from here would inherit."""

@@ -27,6 +27,7 @@ def unit(number, seconds, folder):
         time.sleep(seconds)
         return number * number
     finally:
+        time.sleep(0.1 * number)  # clearing up takes a while, and one worker is done with it before the other
         Path(folder, f"ended-{number}").touch()
 
 if __name__ == "__main__":
