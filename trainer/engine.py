@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import logging
 import os
+import sys
 import warnings
 from collections.abc import Callable
 from datetime import timedelta
@@ -82,6 +84,31 @@ def require_deepspeed() -> None:
         raise missing_package("deepspeed", "train", "training")
 
 
+def import_deepspeed() -> Any:
+    """The package, without what no run of ours needs and every rank would load for seconds: MLflow, which its autotuner imports, and
+    torch's compiler, which the Muon optimizer's module calls as soon as any optimizer is looked at.
+    """
+    tracked = "mlflow" in sys.modules
+    if not tracked:
+        sys.modules["mlflow"] = None  # type: ignore[assignment]  # an import of it fails, and the autotuner goes without
+    try:
+        import deepspeed
+    finally:
+        if not tracked:
+            del sys.modules["mlflow"]
+    from deepspeed.runtime import compiler
+
+    plain = compiler.compile
+    compiler.compile = lambda: lambda function: function
+    try:
+        importlib.import_module("deepspeed.runtime.zero.muon.original_muon")
+    except ImportError:  # a version that has none
+        pass
+    finally:
+        compiler.compile = plain
+    return deepspeed
+
+
 def choose_device(config: RunConfig, ranks: RankInfo) -> torch.device:
     """This rank's device. Raises FoldlineError where ``run.device = "cuda"`` cannot be had."""
     wanted = config.run.device
@@ -108,9 +135,7 @@ def start_process_group(config: RunConfig, ranks: RankInfo) -> torch.device:
     os.environ.update(MASTER_ADDR=ranks.address, MASTER_PORT=str(ranks.port))
     take_interface(ranks)
     os.environ.setdefault("DS_ACCELERATOR", device.type)
-
-    import deepspeed
-
+    deepspeed = import_deepspeed()
     logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.distributed")  # of DeepSpeed's calls, once a step
     # On the CPU init_distributed compiles this extension for minutes, and gloo does without it.

@@ -13,6 +13,7 @@ from torch import Tensor
 from ..cluster.plan import CONTEXT, FRAGMENTS, Device, Sharding, communication_seconds, longest, seconds, state_bytes, working_bytes
 from ..data_store.config import DataConfig
 from ..data_store.types import FeatureBatch, Targets, TrainBatch, schema_of
+from ..model.alphafold import run_cycles
 from ..model.config import ModelConfig
 from ..model.cost import COUNTED, Census, Cost, Work, block_work, extend, extend_work, fake_tensors, take_census, without_contents
 from ..model.remat import Blocks
@@ -122,7 +123,7 @@ def step_flops(config: RunConfig, world: int, cycles: float | None = None) -> fl
 
 
 def forward_flops(config: RunConfig) -> float:
-    """Operations of one forward pass of one sample, without the backward pass: a second of counting at the start of a run."""
+    """Operations of one forward pass of one sample; losses have no matrix products. A second of counting at the start of a run."""
     one = replace(config.run, micro_batch=1)
     census = _census(config.model, config.deepspeed.precision, _sizes(replace(config, run=one), config.features.crop_size), 0, False)
     forward, _ = extend_work(census, _depths(config.model))
@@ -177,7 +178,7 @@ def _sizes(config: RunConfig, crop: int) -> Sizes:
 
 @lru_cache(maxsize=64)
 def _census(model: ModelConfig, precision: str, sizes: Sizes, every: int, differentiated: bool) -> Census:
-    """Of the network with few blocks: a few seconds for each, fewer where it is not ``differentiated``."""
+    """Of the network with few blocks: a few seconds for each; one where it is not ``differentiated``, and then without the losses."""
     settings = DeepSpeedConfig(precision=precision, checkpoint_blocks_every=every)
     config = RunConfig(DataConfig(), RunSection(dir="", steps=1), shallow(model), deepspeed=settings)
     with torch.device("meta"):
@@ -189,7 +190,11 @@ def _census(model: ModelConfig, precision: str, sizes: Sizes, every: int, differ
         def forward() -> Tensor:
             return step(batch).scaled
 
-        return take_census(step, forward, differentiated)
+        def fold() -> Tensor:
+            return run_cycles(step.model, batch.cycles).structure.positions
+
+        with torch.set_grad_enabled(differentiated):
+            return take_census(step, forward if differentiated else fold, differentiated)
 
 
 def shallow(model: ModelConfig) -> ModelConfig:

@@ -9,11 +9,9 @@ from typing import Any
 
 from ..data_store.store import Store
 from ..whole_file import write_atomic
-from .calibration_plot import draw_calibration
 from .config import RunConfig
 from .journal import Journal, read_journal
 from .measures import SET, SPLITS
-from .plots import draw_curves, draw_distance_map
 from .rundir import RunDir
 from .score import ChainScore
 from .structures import FoldedChain, write_structures
@@ -86,6 +84,10 @@ class ValidationFiles:
         append_table(self._run.table, report["step"], report["chains"])
 
     def _draw(self, report: Report, scores: Sequence[ChainScore]) -> None:
+        # Here, so that matplotlib is loaded by the rank that draws, and once it does.
+        from .calibration_plot import draw_calibration
+        from .plots import draw_curves, draw_distance_map
+
         step, pictured = report["step"], scores[: self._config.validate.pictures]
         for score in pictured:
             draw_distance_map(score, step, self._run.plots / f"distances_{score.chain_id}.png")
