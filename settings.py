@@ -43,6 +43,8 @@ def read_toml(path: Path) -> dict[str, Any]:
         return tomllib.loads(path.read_text())
     except FileNotFoundError:
         raise FoldlineError(f"no config file at {path}; give --config a TOML file") from None
+    except OSError as error:
+        raise FoldlineError(f"{path} cannot be read: {error}; give a TOML file") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise FoldlineError(f"{path} is not valid TOML: {error}") from None
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from ..errors import FoldlineError
 from .hosts import distinct, place_of, scheduled_hosts
 from .launch import FORWARDED, die_with_parent
-from .ranks import free_port
+from .ranks import free_port, number_of
 
 LOST = 69  # a rank was killed: start again with --resume, as the ranks themselves say when they miss another (EX_UNAVAILABLE)
 GRACE = 30.0  # seconds that the other ranks have to end by themselves when one has failed
@@ -87,7 +87,8 @@ def find_place(environment: Mapping[str, str]) -> HostPlace:
     """
     for node, nodes, address, port in POD_VARIABLES:
         if all(environment.get(name) for name in (node, nodes, address, port)):
-            return HostPlace(int(environment[node]), int(environment[nodes]), environment[address], int(environment[port]))
+            here, all_, meeting = (number_of(environment, name, "Kubeflow") for name in (node, nodes, port))
+            return HostPlace(here, all_, environment[address], meeting)
     source, slots = scheduled_hosts(environment)
     hosts = distinct(slots)
     if len(hosts) < 2:

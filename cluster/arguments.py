@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from ..errors import FoldlineError
-from .jobs.arguments import add_jobs
+from .jobs.arguments import add_jobs, check_command
 
 
 def add_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -36,7 +36,7 @@ def _launch(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> No
     sub.add_argument(
         "command", nargs=argparse.REMAINDER, metavar="-- COMMAND ...", help="a foldline command line, e.g. train --config FILE"
     )
-    sub.set_defaults(run=_run_launch)
+    sub.set_defaults(run=_run_launch, known=commands.choices)
 
 
 def _run_launch(args: argparse.Namespace) -> int:
@@ -49,6 +49,7 @@ def _run_launch(args: argparse.Namespace) -> int:
         raise FoldlineError(
             "there is no command to launch; give it behind --, e.g. foldline launch --ranks-per-node 8 -- train --config FILE"
         )
+    check_command(command, args.known)
     given = (args.nodes, args.node, args.address, args.port)
     if all(value is None for value in given):
         place = find_place(os.environ)
@@ -56,6 +57,8 @@ def _run_launch(args: argparse.Namespace) -> int:
         raise FoldlineError(
             "--nodes, --node, --address and --port go together, --node from 0 to below --nodes; without all, they are found"
         )
+    elif not 0 < args.port < 2**16:
+        raise FoldlineError(f"--port {args.port} is not within 1 to 65535; give one that is free on host 0")
     else:
         place = HostPlace(args.node, args.nodes, args.address, args.port)
     return launch(args.ranks_per_node, place, command)

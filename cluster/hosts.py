@@ -71,6 +71,8 @@ def _expanded(pattern: str) -> list[str]:
     names = []
     for piece in ranges.split(","):
         first, _, last = piece.partition("-")
+        if not (first.isdigit() and (last or first).isdigit()):
+            raise FoldlineError(f"{pattern!r} is not of Slurm's form for lists of hosts, e.g. gpu[07-09,12]; start inside a Slurm job")
         numbers = range(int(first), int(last or first) + 1)
         names += [f"{head}{number:0{len(first)}d}" for number in numbers]
     return [name + end for name in names for end in _expanded(tail)]

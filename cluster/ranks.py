@@ -107,10 +107,10 @@ def discover(environment: Mapping[str, str] = os.environ) -> RankInfo:
 def _torchrun(environment: Mapping[str, str]) -> Claim | None:
     if "TORCHELASTIC_RUN_ID" not in environment and "LOCAL_RANK" not in environment:
         return None
-    rank, world = _number(environment, "RANK", "torchrun"), _number(environment, "WORLD_SIZE", "torchrun")
-    local_rank = _number(environment, "LOCAL_RANK", "torchrun")
+    rank, world = number_of(environment, "RANK", "torchrun"), number_of(environment, "WORLD_SIZE", "torchrun")
+    local_rank = number_of(environment, "LOCAL_RANK", "torchrun")
     size = next((name for name in ("LOCAL_WORLD_SIZE", "LOCAL_SIZE") if name in environment), "")  # torchrun's, DeepSpeed's
-    local_world = _number(environment, size, "torchrun") if size else None
+    local_world = number_of(environment, size, "torchrun") if size else None
     words = f"RANK={rank} of WORLD_SIZE={world}, LOCAL_RANK={local_rank}" + (f" of {size}={local_world}" if size else "")
     if not 0 <= rank < world or not 0 <= local_rank < (local_world or 1) <= world:
         raise FoldlineError(f"torchrun's variables contradict each other: {words}; unset stale ones or start through torchrun")
@@ -121,7 +121,7 @@ def _torchrun(environment: Mapping[str, str]) -> Claim | None:
 def _mpi_variables(environment: Mapping[str, str]) -> Claim | None:
     for names in MPI_VARIABLES:
         if names[0] in environment and names[1] in environment:
-            rank, world = (_number(environment, name, "mpirun") for name in names[:2])
+            rank, world = (number_of(environment, name, "mpirun") for name in names[:2])
             local = names[2:] if names[2] in environment else HYDRA_LOCAL
             local_rank, local_world = (int(environment[name]) if environment.get(name, "").isdigit() else None for name in local)
             words = f"{names[0]}={rank} of {names[1]}={world}"
@@ -137,24 +137,25 @@ def _srun(environment: Mapping[str, str]) -> Claim | None:
     if "SLURM_PROCID" not in environment or not step.isdigit() or int(step) >= NO_STEP:
         return None
     size = "SLURM_STEP_NUM_TASKS" if "SLURM_STEP_NUM_TASKS" in environment else "SLURM_NTASKS"
-    rank, world = _number(environment, "SLURM_PROCID", "srun"), _number(environment, size, "srun")
+    rank, world = number_of(environment, "SLURM_PROCID", "srun"), number_of(environment, size, "srun")
     words = f"SLURM_PROCID={rank} of {size}={world}"
     if not 0 <= rank < world:
         raise FoldlineError(f"srun's variables contradict each other: {words}; start ranks with srun")
-    node = _number(environment, "SLURM_NODEID", "srun") if "SLURM_NODEID" in environment else 0
+    node = number_of(environment, "SLURM_NODEID", "srun") if "SLURM_NODEID" in environment else 0
     tasks = environment.get("SLURM_STEP_TASKS_PER_NODE", "")
     counts = slurm_tasks(tasks) if tasks else []
-    nodes = int(environment.get("SLURM_STEP_NUM_NODES") or environment.get("SLURM_NNODES") or 1)
+    named = next((name for name in ("SLURM_STEP_NUM_NODES", "SLURM_NNODES") if environment.get(name)), "")
+    nodes = number_of(environment, named, "srun") if named else 1
     local_world = counts[node] if node < len(counts) else -(-world // nodes)
-    return Claim("slurm", words, rank, world, _number(environment, "SLURM_LOCALID", "srun"), local_world, node)
+    return Claim("slurm", words, rank, world, number_of(environment, "SLURM_LOCALID", "srun"), local_world, node)
 
 
 def _plain(environment: Mapping[str, str]) -> Claim | None:
     """Bare RANK and WORLD_SIZE, as Kubeflow's PyTorchJob gives one process per pod, or as an earlier session has left them behind."""
     if "LOCAL_RANK" in environment or "TORCHELASTIC_RUN_ID" in environment or "RANK" not in environment:
         return None
-    rank = _number(environment, "RANK", "the environment")
-    world = _number(environment, "WORLD_SIZE", "the environment") if "WORLD_SIZE" in environment else None
+    rank = number_of(environment, "RANK", "the environment")
+    world = number_of(environment, "WORLD_SIZE", "the environment") if "WORLD_SIZE" in environment else None
     return Claim("environment", f"RANK={rank}" + (f" of WORLD_SIZE={world}" if world is not None else ""), rank, world)
 
 
@@ -165,7 +166,7 @@ def _from_variables(claim: Claim, environment: Mapping[str, str]) -> RankInfo:
         if missing or not 0 <= (claim.rank or 0) < (claim.world or 0):
             without = f" without {', '.join(missing)}" if missing else ""
             raise FoldlineError(f"{claim.words} is set{without}, and no launcher around this process says so; unset it, or start the ranks")
-    address, port = environment.get("MASTER_ADDR", "127.0.0.1"), _number(environment, "MASTER_PORT", claim.source)
+    address, port = environment.get("MASTER_ADDR", "127.0.0.1"), number_of(environment, "MASTER_PORT", claim.source)
     local_world = claim.local_world or 1
     node = claim.node if claim.node is not None else (claim.rank or 0) // local_world
     _check_address(claim.source, address, local_world == claim.world)
@@ -212,9 +213,9 @@ def _from_slurm(claim: Claim, environment: Mapping[str, str]) -> RankInfo:
     address = environment.get("MASTER_ADDR") or ("127.0.0.1" if alone else slurm_hosts(hosts)[0])
     _check_address("MASTER_ADDR", address, alone or "MASTER_ADDR" not in environment)
     # Ranks cannot talk yet, so the port must follow from what all know: job and step ids. Below the ports that kernels hand out.
-    port = 20000 + (_number(environment, "SLURM_JOB_ID", "srun") * 31 + _number(environment, "SLURM_STEP_ID", "srun")) % 10000
+    port = 20000 + (number_of(environment, "SLURM_JOB_ID", "srun") * 31 + number_of(environment, "SLURM_STEP_ID", "srun")) % 10000
     if "MASTER_PORT" in environment:
-        port = _number(environment, "MASTER_PORT", "the environment")
+        port = number_of(environment, "MASTER_PORT", "the environment")
     rank, world, local_rank, local_world = claim.rank or 0, claim.world or 1, claim.local_rank or 0, claim.local_world or 1
     return RankInfo(rank, local_rank, world, local_world, claim.node or 0, socket.gethostname(), address, port, "slurm")
 
@@ -224,13 +225,13 @@ def _from_tasks(environment: Mapping[str, str]) -> RankInfo | None:
     host = socket.gethostname()
     if "LSF_PM_TASKID" in environment and environment.get("LSB_MCPU_HOSTS"):
         slots = lsf_hosts(environment["LSB_MCPU_HOSTS"])
-        rank = _number(environment, "LSF_PM_TASKID", "blaunch") - 1
+        rank = number_of(environment, "LSF_PM_TASKID", "blaunch") - 1
         if not 0 <= rank < len(slots) or place_of(host, [slots[rank]]) is None:
             raise FoldlineError(
                 f"blaunch says LSF_PM_TASKID={rank + 1}, LSB_MCPU_HOSTS={environment['LSB_MCPU_HOSTS']!r} says that this is not {host}; "
                 "start one task per slot (blaunch without -z), or one `foldline launch` per host"
             )
-        return _from_slots("lsf", rank, slots, _number(environment, "LSB_JOBID", "LSF"), environment)
+        return _from_slots("lsf", rank, slots, number_of(environment, "LSB_JOBID", "LSF"), environment)
     if environment.get("PBS_NODEFILE") and environment.get("PBS_TASKNUM", "1") != "1":
         slots = pbs_hosts(Path(environment["PBS_NODEFILE"]))
         at = place_of(host, distinct(slots))
@@ -263,8 +264,8 @@ def _rendezvous(hosts: Sequence[str], alone: bool, environment: Mapping[str, str
     found = "127.0.0.1" if alone or not others else source_address(others[0])
     if not found or (others and is_loopback(found)):
         found = hosts[0]
-    port = environment.get("MASTER_PORT", "")
-    return environment.get("MASTER_ADDR") or found, int(port) if port.isdigit() else free_port()
+    port = number_of(environment, "MASTER_PORT", "the environment") if environment.get("MASTER_PORT") else free_port()
+    return environment.get("MASTER_ADDR") or found, port
 
 
 def _check_address(source: str, address: str, alone: bool) -> None:
@@ -281,7 +282,8 @@ def _contradiction(chosen: Claim, other: Claim) -> FoldlineError:
     return FoldlineError(f"{first}, but {second}; start the ranks with one launcher, and unset what an earlier session has left behind")
 
 
-def _number(environment: Mapping[str, str], name: str, launcher: str) -> int:
+def number_of(environment: Mapping[str, str], name: str, launcher: str) -> int:
+    """The variable ``name`` that ``launcher`` sets. Raises FoldlineError where it is no natural number."""
     value = environment.get(name, "")
     if not value.isdigit():
         raise FoldlineError(f"{launcher} left {name}={value!r}, which is not a number; start through {launcher} or unset it")

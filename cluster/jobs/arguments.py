@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from ...errors import FoldlineError
+from ...settings import nearest
+
+HERE = ("submit", "jobs", "cancel")  # commands that no job runs
 _TEXT = """\
 Every option may stand in a TOML file as a key of its table [job] (dashes become underscores), so that a site writes its defaults once:
 --defaults FILE, else the file named by FOLDLINE_JOB, else ~/.config/foldline/job.toml. Options win over the file.
@@ -65,7 +70,7 @@ def add_jobs(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
     sub.add_argument("--defaults", type=Path, metavar="FILE", help="TOML file with a table [job]")
     sub.add_argument("--dry-run", action="store_true", help="print the job's text and submit nothing")
     sub.add_argument("command", nargs=argparse.REMAINDER, metavar="-- COMMAND ...", help="a foldline command line")
-    sub.set_defaults(run=_run_submit)
+    sub.set_defaults(run=_run_submit, known=commands.choices)
 
     sub = commands.add_parser("jobs", help="where submitted jobs are, and the end of their logs")
     sub.add_argument("job", nargs="?", default="", metavar="ID", help="id or name of a job (default: list the newest)")
@@ -81,11 +86,22 @@ def add_jobs(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
     sub.set_defaults(run=_run_cancel)
 
 
+def check_command(command: Sequence[str], known: Mapping[str, argparse.ArgumentParser]) -> None:
+    """Read ``command`` as the job will; a mistake must not wait in a queue first. Ends the program as argparse does."""
+    name = command[0] if command else ""
+    if name in known and name not in HERE:
+        known[name].parse_args(command[1:])
+    elif name:
+        rule = f"{name} is for this host, not for a job" if name in HERE else f"no command {name!r}; {nearest(name, list(known))}"
+        raise FoldlineError(f"{rule}; give a foldline command behind --, e.g. -- train --config run.toml")
+
+
 def _run_submit(args: argparse.Namespace) -> int:
     from .submit import submit_command
 
     keys = [name.replace("-", "_") for name in (*OPTIONS, *LISTS)]
     command = args.command[1:] if args.command[:1] == ["--"] else args.command
+    check_command(command, args.known)
     return submit_command({key: getattr(args, key) for key in (*keys, "requeue")}, args.defaults, args.dry_run, command)
 
 

@@ -17,6 +17,8 @@ OVER = ("done", "failed", "cancelled", "stopped")
 
 def jobs_command(wanted: str, follow: bool, lines: int, limit: int, poll: float, as_json: bool) -> int:
     """List the newest jobs, or show one; with ``follow`` until it has ended. Exit code 1 for a followed job that failed."""
+    if lines < 0 or limit < 1:
+        raise FoldlineError(f"--lines {lines} must be at least 0, and --limit {limit} at least 1")
     if not wanted:
         if follow:
             raise FoldlineError("--follow needs the id or name of a job")

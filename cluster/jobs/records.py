@@ -35,6 +35,11 @@ def state_file() -> Path:
     return Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local/state") / "foldline" / "jobs.json"
 
 
+def prepare() -> None:
+    """Raise FoldlineError where the list cannot be read or written."""
+    _change(lambda records: records)
+
+
 def remember(record: Record) -> None:
     """Add ``record``; several processes may do so at once."""
     _change(lambda records: [*records, record])
@@ -46,8 +51,8 @@ def records() -> list[Record]:
     if not path.exists():
         return []
     try:
-        return [from_dict(Record, entry, str(path)) for entry in json.loads(path.read_text())]
-    except (OSError, ValueError) as error:
+        return [from_dict(Record, dict(entry), str(path)) for entry in json.loads(path.read_text())]
+    except (OSError, TypeError, ValueError) as error:
         raise FoldlineError(f"{path} is not readable: {error}; move it away to start a new list") from None
 
 
@@ -61,10 +66,13 @@ def find(wanted: str) -> Record:
 
 def _change(change: Callable[[list[Record]], list[Record]]) -> None:
     path = state_file()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.with_name(".jobs.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        text = json.dumps([asdict(record) for record in change(records())], indent=1) + "\n"
-        partial = path.with_name("jobs.json.partial")
-        partial.write_text(text)
-        os.replace(partial, path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.with_name(".jobs.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            text = json.dumps([asdict(record) for record in change(records())], indent=1) + "\n"
+            partial = path.with_name("jobs.json.partial")
+            partial.write_text(text)
+            os.replace(partial, path)
+    except OSError as error:
+        raise FoldlineError(f"the list of jobs cannot be written: {error}; give a folder of yours by FOLDLINE_STATE") from None

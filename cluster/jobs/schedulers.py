@@ -26,12 +26,12 @@ class State:
     detail: str = ""
 
 
-def ask(command: Sequence[str], check: bool = True) -> subprocess.CompletedProcess[str]:
-    """Run a scheduler's command. Raises FoldlineError where it is missing, silent for a minute, or (``check``) refuses."""
+def ask(command: Sequence[str], check: bool = True, text: str = "") -> subprocess.CompletedProcess[str]:
+    """Run a scheduler's command on the input ``text``. FoldlineError where it is missing, silent for a minute, or (``check``) refuses."""
     if shutil.which(command[0]) is None:
         raise FoldlineError(f"{command[0]} is not on PATH: this host cannot talk to the scheduler; `foldline submit --dry-run` needs none")
     try:
-        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=PATIENCE, stdin=subprocess.DEVNULL)
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=PATIENCE, input=text)
     except subprocess.TimeoutExpired:
         raise FoldlineError(f"{command[0]} has not answered for {PATIENCE:g} s; the scheduler may be down, so try again later") from None
     if check and done.returncode:
@@ -54,11 +54,12 @@ def submit_pbs(spec: JobSpec, script: Path, after: str, succeeded: bool) -> str:
 
 def submit_lsf(spec: JobSpec, script: Path, after: str, succeeded: bool) -> str:
     wait = ["-w", f"{'done' if succeeded else 'ended'}({after})"] if after else []
-    with script.open() as text:  # bsub reads a script with #BSUB lines from its standard input
-        done = subprocess.run(["bsub", *wait], stdin=text, capture_output=True, text=True, check=False, timeout=PATIENCE)
-    match = re.search(r"Job <(\d+)>", done.stdout)
-    if done.returncode or match is None:
-        raise FoldlineError(f"bsub refused ({(done.stderr.strip() or done.stdout.strip() or 'no message').splitlines()[-1]})")
+    said = ask(["bsub", *wait], text=script.read_text()).stdout  # bsub reads a script with #BSUB lines from its standard input
+    match = re.search(r"Job <(\d+)>", said)
+    if match is None:
+        raise FoldlineError(
+            f"bsub did not tell the job's number ({said.strip() or 'no message'}); look with bjobs whether it was submitted"
+        )
     return match[1]
 
 

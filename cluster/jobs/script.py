@@ -69,8 +69,11 @@ def contained(spec: JobSpec, work: Work) -> list[str]:
 
 def rank_starter(spec: JobSpec) -> list[str]:
     """The site's own mpirun."""
-    filled = spec.mpirun.format(ranks=spec.nodes * spec.ranks, ranks_per_node=spec.ranks, nodes=spec.nodes)
-    return shlex.split(filled)
+    filled = {"{ranks}": spec.nodes * spec.ranks, "{ranks_per_node}": spec.ranks, "{nodes}": spec.nodes}
+    command = spec.mpirun
+    for name, number in filled.items():
+        command = command.replace(name, str(number))
+    return shlex.split(command)
 
 
 def before_start(work: Work) -> list[str]:

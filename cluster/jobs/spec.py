@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,8 @@ ON_RANKS = ("train", "preflight")  # commands whose processes are ranks of one j
 SHARED_OUT = ("search", "ingest")  # commands that an array divides
 NAME = re.compile(r"[a-z0-9]([-a-z0-9]{0,50}[a-z0-9])?")  # also a Kubernetes label
 TIME = re.compile(r"(?:(\d+)-)?(\d+):([0-5]\d)(?::([0-5]\d))?")
+MEMORY = {"slurm": r"\d+[KMGT]?", "pbs": r"(?i)\d+[kmgt]?b?", "lsf": r"\d+([KMGT]B?)?", "kubernetes": r"\d+([KMGT]i?)?"}
+WORDS = ("account", "partition", "qos", "namespace")  # keys whose value is one word of the scheduler's
 
 
 @dataclass(frozen=True)
@@ -81,6 +84,8 @@ def resolve(flags: Mapping[str, Any], defaults: Path | None, command: Sequence[s
         if unknown or "job" not in document:
             raise FoldlineError(f"{path}: defaults for jobs stand in one table [job]" + (f", not [{unknown[0]}]" if unknown else ""))
         table = document["job"]
+        if not isinstance(table, dict):
+            raise FoldlineError(f"{path}: job = {table!r} is a value; defaults for jobs stand in a table [job]")
     given = {key: value for key, value in flags.items() if value is not None}
     merged = {**table, **given}
     if not command:
@@ -104,17 +109,41 @@ def _site_defaults() -> Path | None:
     return usual if usual.is_file() else None
 
 
+def _quoted(text: str) -> bool:
+    """Whether the shell could divide ``text`` into words."""
+    try:
+        shlex.split(text)
+    except ValueError:
+        return False
+    return True
+
+
 def _rules(spec: JobSpec, command: Sequence[str]) -> list[tuple[bool, str]]:
     counts = ("nodes", "chain")
     naturals = ("gpus_per_node", "ranks_per_node", "cpus_per_rank", "array", "signal_ahead")
     kubernetes = spec.scheduler == "kubernetes"
+    memory, example = MEMORY.get(spec.scheduler, MEMORY["slurm"]), "200Gi" if kubernetes else "200G"
     several = spec.nodes * (spec.ranks_per_node or 1) > 1  # GPUs alone make ranks of a training only
     return [
         (spec.scheduler in SCHEDULERS, f"scheduler = {spec.scheduler!r}: {nearest(spec.scheduler, SCHEDULERS)}"),
         *((getattr(spec, name) >= 1, f"{name} = {getattr(spec, name)} is below 1") for name in counts),
         *((getattr(spec, name) >= 0, f"{name} = {getattr(spec, name)} is negative") for name in naturals),
         (NAME.fullmatch(spec.name) is not None, f"name = {spec.name!r} is not of a-z, 0-9 and inner dashes, at most 52 letters"),
-        (not spec.time or spec.seconds > 0, f"time = {spec.time!r} is not [D-]HH:MM[:SS]"),
+        (not spec.time or spec.seconds > 0, f"time = {spec.time!r} is not [D-]HH:MM[:SS], e.g. 24:00:00"),
+        (not spec.memory or re.fullmatch(memory, spec.memory) is not None, f"memory = {spec.memory!r} is no size, e.g. {example}"),
+        *((not re.search(r"\s", getattr(spec, name)), f"{name} = {getattr(spec, name)!r} is more than one word") for name in WORDS),
+        *(
+            (option.startswith("-"), f"extra = {option!r} is no option, e.g. --exclusive; give each by an --extra= of its own")
+            for option in spec.extra
+        ),
+        *(
+            (_quoted(getattr(spec, name)), f"{name} = {getattr(spec, name)!r} has an open quotation mark")
+            for name in ("activate", "mpirun")
+        ),
+        (
+            re.sub(r"\{(ranks|ranks_per_node|nodes)\}", "", spec.mpirun).find("{") < 0,
+            f"mpirun = {spec.mpirun!r}: only {{ranks}}, {{ranks_per_node}} and {{nodes}} are filled in",
+        ),
         (not spec.seconds or spec.signal_ahead < spec.seconds, f"signal_ahead = {spec.signal_ahead} s is not below time = {spec.time}"),
         (spec.container_runtime in RUNTIMES, f"container_runtime = {spec.container_runtime!r} is none of {', '.join(RUNTIMES)}"),
         (

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import FoldlineError
-from .records import Record, remember
+from .records import Record, prepare, remember
 from .schedulers import SUBMIT
 from .shards import divide_table, merge_command
 from .spec import JobSpec, resolve
@@ -25,6 +25,7 @@ def submit_command(flags: Mapping[str, Any], defaults: Path | None, dry_run: boo
     if dry_run:
         print("\n".join(f"# {folder / name}\n{text}" for name, text in texts.items()), end="")
         return 0
+    prepare()  # a job whose id cannot be noted must not be submitted
     if spec.array and command[0] == "ingest":
         divide_table(command, spec.array, cwd)
     for name, text in texts.items():
@@ -68,6 +69,8 @@ def _folder(parent: Path, name: str, make: bool) -> Path:
                 return folder
             except FileExistsError:
                 continue
+            except OSError as error:
+                raise FoldlineError(f"--folder: {folder} cannot be made: {error}; give one that all hosts may write to") from None
     raise AssertionError("there is always a free number")
 
 
