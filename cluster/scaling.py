@@ -17,7 +17,6 @@ Calls = tuple[tuple[tuple[int, str, int], int], ...]  # ((operations, type, byte
 COLLECTIVE = 15e-6  # seconds that a collective takes at least
 GPU_HOURS_PER_FAILURE = 16_384 * 54 * 24 / 419  # unexpected interruptions of Llama 3's pre-training on 16,384 H100s (Dubey et al. 2024)
 HOST_COPY = 10e9  # bytes per second from a GPU to its host's memory, while a checkpoint holds the step
-PARTS_OPEN = 16  # files of the store that a loader process keeps open
 
 
 @dataclass(frozen=True)
@@ -55,6 +54,7 @@ class Workload:
     features: float  # of one sample on the device, all passes
     stored: float  # read from the store for one sample
     workers: int  # loader processes of a rank
+    open_files: int  # of the store, of one loader process
 
 
 @dataclass(frozen=True)
@@ -132,7 +132,7 @@ def grow(work: Workload, cluster: Cluster, gpus: int, dap: int = 0) -> Point:
         samples_per_second=rate,
         utilisation=rate * work.flops / (gpus * cluster.device.peak["bfloat16"]),
         store_bandwidth=rate * work.stored,
-        open_files=min(gpus, cluster.per_node) * max(1, work.workers) * (PARTS_OPEN + 1),
+        open_files=min(gpus, cluster.per_node) * max(1, work.workers) * work.open_files,
         network_bytes=passes * moved + 2 * work.parameters * (gpus - 1) / gpus,
         failure_every=every,
         checkpoint_every=interval,

@@ -17,7 +17,7 @@ from .places import Place
 from .schema import ALL_ARRAYS, ArraySpec
 
 _CHUNKS_AT_ONCE = 8  # what an array collects before it is written
-_OPEN_PARTS = 16  # parts whose directories are kept in memory
+OPEN_PARTS = 16  # parts whose directories are kept in memory
 _CACHE_BYTES = 64 << 20  # of zip directories in tensorstore; chunks are not kept, the next sample is another chain
 _ANSWER_SECONDS = 120.0  # that tensorstore may take for one array of a read: S3, or a file system that hangs, may never answer
 _TIMESTAMP = (1980, 1, 1, 0, 0, 0)
@@ -168,7 +168,7 @@ class ArrayReader:
     def _part(self, part: str) -> dict[str, Any]:
         handles = self._parts.setdefault(part, {})
         self._parts.move_to_end(part)
-        if len(self._parts) > _OPEN_PARTS:
+        if len(self._parts) > OPEN_PARTS:
             _close(self._parts.popitem(last=False)[1])
         return handles
 

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from ..cluster.scaling import Calls, Stack, Workload
+from ..data_store.arrays import OPEN_PARTS
 from ..data_store.store import Store
 from ..errors import FoldlineError
 from ..model.config import EvoformerConfig, TemplateConfig
@@ -45,6 +46,7 @@ def workload(config: RunConfig) -> Workload:
         features=float(batch_bytes(one)),
         stored=stored_bytes(config.data.store),
         workers=config.data.workers,
+        open_files=OPEN_PARTS + 1,  # and the one that is being opened
     )
 
 

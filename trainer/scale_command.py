@@ -14,7 +14,6 @@ from rich.table import Table
 from ..cluster.plan import GIB, GPUS
 from ..cluster.scaling import Cluster, Point, calibrate, describe, efficiency, grow
 from ..errors import FoldlineError
-from ..settings import nearest
 from .config import load_config
 from .scale import workload
 
@@ -119,7 +118,7 @@ def _duration(seconds: float) -> str:
 
 def _check(gpu: str, growth: Growth) -> None:
     if gpu not in GPUS:
-        raise FoldlineError(f"--gpu {gpu!r} cannot be planned over nodes; {nearest(gpu, list(GPUS))}")
+        raise FoldlineError(f"--gpu {gpu!r} cannot be planned over nodes; one of {', '.join(GPUS)}")
     rules = [
         (all(nodes >= 1 for nodes in growth.nodes), f"--nodes {','.join(map(str, growth.nodes))} must be at least 1 each"),
         (growth.per_node >= 1, f"--gpus-per-node {growth.per_node} is less than 1"),

@@ -29,6 +29,7 @@ WORK = Workload(
     features=1e8,
     stored=2e6,
     workers=2,
+    open_files=17,
 )
 CLUSTER = Cluster(DEVICE)
 
@@ -52,6 +53,7 @@ def test_data_parallelism_shares_samples_and_keeps_the_work() -> None:
     assert shares[0] == 1
     assert 0.9 < shares[1] < 1
     assert many.store_bandwidth == pytest.approx(many.samples_per_second * 2e6)
+    assert (one.open_files, many.open_files) == (2 * 17, 8 * 2 * 17), "of one node"
 
 
 def test_axial_parallelism_shares_blocks_alone() -> None:

@@ -137,7 +137,7 @@ class TestOneRead:
         assert all(" 206 " in line or " 304 " in line for line in requests), requests
 
     def test_parts_in_memory_are_bounded(self, folder: Path, monkeypatch: pytest.MonkeyPatch, records: list[ChainRecord]) -> None:
-        monkeypatch.setattr("foldline.data_store.arrays._OPEN_PARTS", 1)
+        monkeypatch.setattr("foldline.data_store.arrays.OPEN_PARTS", 1)
         for replaced in (False, True):
             if replaced:
                 monkeypatch.setattr(store_module, "tensorstore_or_none", lambda: None)

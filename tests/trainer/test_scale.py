@@ -13,6 +13,7 @@ import pytest
 from foldline.cli import main
 from foldline.cluster.plan import GPUS
 from foldline.cluster.scaling import Cluster, calibrate, grow
+from foldline.data_store.arrays import OPEN_PARTS
 from foldline.model.config import tiny
 from foldline.trainer import plan, scale
 from foldline.trainer.config import RunConfig, load_config
@@ -69,6 +70,7 @@ def test_what_is_gathered_follows_the_sizes(tmp_path: Path) -> None:
     assert trunk.swapped == 4 * (2 * model.c_z * 32**2 + 2 * rows * 32 * model.c_m)
     assert work.batch == 16
     assert work.samples == 16_000
+    assert work.open_files == OPEN_PARTS + 1
 
 
 def test_the_command_tells_everything(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
