@@ -96,6 +96,7 @@ class GateConfig(LimitKeys):
     recycles: int = 1  # passes after the first
     seed: int = 0
     padding: int = 5  # residues and MSA rows added for the padding check
+    templates: bool = True  # the shortest protein once more with its own structure as templates, where the network reads templates
     fp32: LimitKeys = field(default_factory=LimitKeys)
     bf16: LimitKeys = field(default_factory=LimitKeys)
     fp16: LimitKeys = field(default_factory=LimitKeys)

@@ -17,6 +17,7 @@ from .confidence import confidence_of
 from .config import GateConfig
 from .gate_checks import Check, accuracy, fold, pass_accuracy, refusal, stability
 from .gate_proteins import Bin, GateProtein, Selection
+from .gate_templates import templated
 from .graph import Arrays
 from .runners import Runner, TorchRunner
 
@@ -112,6 +113,7 @@ def run_gate(
 ) -> GateReport:
     """Fold the selected proteins with both runners, all passes of both, and compare by the limits of the engine's ``precision``.
 
+    A network that reads templates folds one more protein with some, where none of the selected has any and ``config.templates`` is on.
     ``on_protein`` is told of each protein before it is folded.
     """
     if not selection.proteins:
@@ -119,7 +121,8 @@ def run_gate(
     limits = config.limits(precision)
     checks: list[Check] = []
     folded: list[Folded] = []
-    for index, protein in enumerate(selection.proteins):
+    more = templated(selection, reference.config, features) if config.templates else ()
+    for index, protein in enumerate((*selection.proteins, *more)):
         on_protein(f"{protein.name}, {protein.residues} residues, {protein.rows} alignment rows ({protein.origin})")
         cycles = inference_cycles(protein.record, features, config.seed, config.recycles + 1)
         if index == 0:
@@ -129,7 +132,7 @@ def run_gate(
         if found[0].passed:  # every value is finite
             found += pass_accuracy(protein.name, cycles, ours, theirs, reference, limits)
         checks += found
-        checks += stability(protein.record, engine, cycles[0], theirs.passes[0], config, limits)
+        checks += stability(protein.record, engine, cycles, theirs, config, limits)
         folded.append(_folded(protein, cycles[0], ours.last, theirs.last, reference))
     return GateReport(engine.name, reference.name, tuple(checks), precision, config.recycles, tuple(folded), selection.bins)
 

@@ -134,13 +134,14 @@ def _repeated(reference: TorchRunner, batch: FeatureBatch, previous: Arrays) -> 
 
 
 def stability(
-    record: ChainRecord, engine: Runner, batch: FeatureBatch, once: Arrays, config: GateConfig, limits: Limits
+    record: ChainRecord, engine: Runner, cycles: Sequence[FeatureBatch], made: Fold, config: GateConfig, limits: Limits
 ) -> Iterator[Check]:
-    """The same input twice gives the same bits; padding changes nothing that is not padding. ``once``: the first pass, made before."""
+    """The same input twice gives the same bits, in every pass; padding changes nothing that is not padding. ``made``: the fold before."""
     name = record.metadata.chain_id
+    batch, once = cycles[0], made.passes[0]
     features, schema = features_of(batch, engine.config), feature_schema(engine.config)
-    again = run_fitted(engine, features)
-    different = sum(int((once[key].view(np.uint32) != again[key].view(np.uint32)).sum()) for key in once)
+    pairs = zip(made.passes, fold(engine, cycles).passes, strict=True)
+    different = sum(int((one[key].view(np.uint32) != again[key].view(np.uint32)).sum()) for one, again in pairs for key in one)
     yield Check(name, REPEAT, float(different), 0.0, "")
     sizes = {d: min(n + config.padding, engine.limits.get(d, (0, n + config.padding))[1]) for d, n in sizes_of(features, schema).items()}
     outputs = output_schema(engine.config)

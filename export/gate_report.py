@@ -21,8 +21,7 @@ ACCURACY_NOTE = (
     "value takes."
 )
 STABILITY_NOTE = (
-    "Run again: the same first pass twice, compared bit by bit. Padding: the same first pass with residues and rows added that the masks "
-    "hide."
+    "Run again: every pass twice, compared bit by bit. Padding: the first pass with residues and rows added that the masks hide."
 )
 SPEED_NOTE = (
     "One fold at a time in one process, contenders in turn, after one fold each to warm up; seconds are medians over the rounds with the "

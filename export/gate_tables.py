@@ -26,6 +26,7 @@ from .gate_checks import (
     RMSD,
     Check,
 )
+from .gate_templates import OWN
 
 Heading = tuple[str, str]  # the title, and what stands below it
 ACCURACY = {
@@ -142,7 +143,7 @@ def _bin_of(gate: GateReport, protein: Folded) -> str:
     for one in gate.bins:
         if one.protein == protein.name:
             return f"{one.shortest}–{one.longest}"
-    return "deep MSA"
+    return "templates" if protein.origin == OWN else "deep MSA"
 
 
 def _limits(gate: GateReport, names: Sequence[str] | dict[str, Heading]) -> str:

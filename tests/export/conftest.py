@@ -23,7 +23,8 @@ from foldline.tests.export.stage_chain import write_quickly
 Traced = tuple[AlphaFold, Path]
 DEMO = Path(__file__).resolve().parents[2] / "examples" / "demo"
 NAMES = ("1ajj_A", "2hba_A")  # the shortest of the demo's proteins
-SHORT_GATE = ("gate.bins=[64]", "gate.covered_bins=1", "gate.deep_rows=0", "bench.repeats=0")  # one of the store's chains
+# One of the store's chains, and no templates.
+SHORT_GATE = ("gate.bins=[64]", "gate.covered_bins=1", "gate.deep_rows=0", "gate.templates=false", "bench.repeats=0")
 FEATURES = FeatureConfig(max_msa_clusters=8, max_extra_msa=16, max_templates=2)
 
 

@@ -119,14 +119,14 @@ class Broken:
         return ArrayState(outputs)
 
 
-class FirstPassOnly:
-    """A fault of the first call alone."""
+class OneCall:
+    """A fault of one call alone, the first being 0."""
 
-    def __init__(self, fault: Callable[[Arrays, Arrays], None]) -> None:
-        self.fault, self.calls = fault, 0
+    def __init__(self, fault: Callable[[Arrays, Arrays], None], call: int = 0) -> None:
+        self.fault, self.call, self.calls = fault, call, 0
 
     def __call__(self, features: Arrays, outputs: Arrays) -> None:
-        if not self.calls:
+        if self.calls == self.call:
             self.fault(features, outputs)
         self.calls += 1
 
@@ -163,6 +163,12 @@ def leak_confidence(features: Arrays, outputs: Arrays) -> None:
 def leak_rows(features: Arrays, outputs: Arrays) -> None:
     """Padded alignment rows that are counted."""
     if (features["msa_mask"].sum(-1) == 0).any():
+        outputs["positions"] += 1
+
+
+def lose_templates(features: Arrays, outputs: Arrays) -> None:
+    """Wrong wherever templates are read."""
+    if features["template_atom_mask"].any():
         outputs["positions"] += 1
 
 

@@ -168,8 +168,27 @@ def test_every_limit_is_held(small: AlphaFold, one: Selection, name: str) -> Non
 
 def test_a_fault_in_one_pass_alone_is_found(small: AlphaFold, one: Selection) -> None:
     """Pairs are compared in every pass: a distogram that is wrong in the first pass is refused though the last one is right."""
-    report = gate(small, gate_cases.Broken(TorchRunner(small), gate_cases.FirstPassOnly(gate_cases.lose_distances)), one)
+    report = gate(small, gate_cases.Broken(TorchRunner(small), gate_cases.OneCall(gate_cases.lose_distances)), one)
     assert failed(report) == {"distogram probability error", "values that change when run again"}
+
+
+def test_a_later_pass_that_changes_when_run_again_is_found(small: AlphaFold, one: Selection) -> None:
+    report = gate(small, gate_cases.Broken(TorchRunner(small), gate_cases.OneCall(gate_cases.shake, 1)), one)
+    assert failed(report) == {"values that change when run again"}
+
+
+def test_a_fault_that_needs_templates_is_found(small: AlphaFold, one: Selection) -> None:
+    """No protein of the gate has templates: one is folded once more with itself as templates, if the network reads any."""
+    features = replace(FEATURES, max_templates=2)
+    broken = gate_cases.Broken(TorchRunner(small), gate_cases.lose_templates)
+    report = run_gate(TorchRunner(small), broken, one, features, CONFIG)
+    assert "RMSD of all atoms" in failed(report)
+    assert {check.protein for check in report.failures} == {"1ajj_A, templates"}
+    assert [folded.origin for folded in report.proteins] == ["given", "itself as template"]
+    assert not run_gate(TorchRunner(small), broken, one, features, replace(CONFIG, templates=False)).failures
+    assert not run_gate(TorchRunner(small), broken, one, FEATURES, CONFIG).failures
+    bare = TorchRunner(cases.model_of(cases.bare()))
+    assert len(run_gate(bare, bare, one, features, CONFIG).proteins) == 1
 
 
 def test_a_distance_at_the_edge_of_a_recycling_bin_is_no_fault(small: AlphaFold, one: Selection) -> None:
