@@ -164,8 +164,10 @@ class Checkpoints:
 
     def _way_out(self) -> str:
         kept = committed(self._run.checkpoints)
-        newest = f"the checkpoint of step {kept[-1]} is whole" if kept else "there is no checkpoint"
-        return f"{newest}; make room (run.keep_last, run.keep_best and run.keep_every say what stays) and go on with --resume"
+        if not kept:
+            return f"there is no checkpoint yet; make room, delete or rename {self._run.root} and start again without --resume"
+        room = "make room (run.keep_last, run.keep_best and run.keep_every say what stays) and go on with --resume"
+        return f"the checkpoint of step {kept[-1]} is whole; {room}"
 
     def _tell(self) -> None:
         """Rank 0: put the outcome of a commit that has ended among the news, once."""

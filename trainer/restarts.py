@@ -39,7 +39,7 @@ def train_on_ranks(ranks: int, arguments: Sequence[str], root: Path, resume: boo
             return code
         newest = max(run.checkpoints.glob("step_*/manifest.json"), default=None)
         resume = newest is not None
-        where = f"from {newest.parent}" if newest else f"from the beginning, for there is no checkpoint yet{_set_aside(run)}"
+        where = f"from {newest.parent}" if newest else f"from the beginning, for there is no checkpoint yet{_moved(set_aside(run))}"
         _say(f"the ranks ended with code {code}; restart {number} of {restarts} {where}")
     raise AssertionError("the last round returns")
 
@@ -68,15 +68,21 @@ def _still_running(run: RunDir) -> list[int]:
         time.sleep(0.2)
 
 
-def _set_aside(run: RunDir) -> str:
-    """Rename a run directory without a checkpoint, so that a new start finds none; nothing of it is deleted. Where it is now, as told."""
+def set_aside(run: RunDir) -> Path | None:
+    """Rename a run directory without a checkpoint, so that a new start finds none; nothing of it is deleted. Where it is now, None where
+    there was none.
+    """
     if not run.root.exists():
-        return ""
+        return None
     number = 1
     while (aside := run.root.with_name(f"{run.root.name}.lost_{number}")).exists():
         number += 1
     run.root.rename(aside)
-    return f"; what there was is in {aside}"
+    return aside
+
+
+def _moved(aside: Path | None) -> str:
+    return f"; what there was is in {aside}" if aside else ""
 
 
 def _say(message: str) -> None:

@@ -57,16 +57,21 @@ def check_start(config: RunConfig, resume: bool) -> None:
     open_order(config.data.store, config.data, config.features)  # says what the store lacks, and why no chain can be trained on
     mirror = Path(config.run.checkpoint_mirror) if config.run.checkpoint_mirror else None
     copies = sorted(mirror.glob("step_*/manifest.json")) if mirror else []
+    saved_there = any(run.checkpoints.glob("step_*/manifest.json"))
     if not resume:
+        if run.config.exists() and not saved_there and not copies:
+            raise FoldlineError(
+                f"{run.root} holds a run that ended before its first checkpoint; delete or rename it, or give another run.dir"
+            )
         if run.config.exists():
             raise FoldlineError(f"{run.root} already holds a run; continue it with --resume, or give another run.dir")
         if copies:
             raise FoldlineError(f"run.checkpoint_mirror = {str(mirror)!r} already holds checkpoints of a run; give each run its own")
         return
-    saved_there = any(run.checkpoints.glob("step_*/manifest.json"))
     if not copies and not (run.config.exists() and saved_there):
+        first = f"delete or rename {run.root} and " if run.config.exists() else ""
         raise FoldlineError(
-            f"--resume: {run.root} holds no checkpoint; start without --resume, or give the run.dir of a run that saved one"
+            f"--resume: {run.root} holds no checkpoint; {first}start without --resume, or give the run.dir of a run that saved one"
         )
     described = run.config if run.config.exists() or not copies else copies[-1].with_name("config.json")
     try:

@@ -22,7 +22,7 @@ from foldline.data_store.store import Store
 from foldline.trainer.chaos import checks
 from foldline.trainer.chaos.blow import Blow, Outcome, Pace, Scene, telling
 from foldline.trainer.chaos.blows_disk import chunks
-from foldline.trainer.chaos.blows_process import RankKilled, StopSignal
+from foldline.trainer.chaos.blows_process import AllKilled, RankKilled, StopSignal
 from foldline.trainer.chaos.clock import Clock, absent
 from foldline.trainer.chaos.command import KINDS
 from foldline.trainer.chaos.driver import Driver
@@ -161,16 +161,24 @@ def test_a_plan_follows_from_its_seed_and_has_every_kind() -> None:
     assert plans == [draw(seed, 20, TRAITS, window(config)) for seed in range(200)]
     assert len(set(plans)) == 200
     ends = {traits.name: traits.ends for traits in TRAITS}
+    early = {traits.name: traits.early for traits in TRAITS}
     phases = {traits.name: traits.phases for traits in TRAITS}
     for plan in plans:
         counts = Counter(fault.kind for fault in plan)
         assert counts.keys() == KINDS.keys()
         assert max(counts.values()) - min(counts.values()) <= 1
         assert [fault.step for fault in plan] == sorted(fault.step for fault in plan)
-        assert all(5 <= fault.step <= 51 and fault.phase in phases[fault.kind] for fault in plan)
-        for before, fault in zip((None, *plan), plan, strict=False):
-            assert fault.phase != "starting" or (before and ends[before.kind])
+        assert all(fault.phase in phases[fault.kind] for fault in plan)
+        first, *rest = plan
+        assert early[first.kind]
+        assert 1 <= first.step <= 4
+        assert all(5 <= fault.step <= 51 for fault in rest)
+        for before, fault in zip(plan, rest, strict=False):
+            assert fault.phase != "starting" or ends[before.kind]
     assert {fault.phase for plan in plans for fault in plan} == {"training", "saving", "starting"}
+    assert {plan[0].phase for plan in plans} == {"training", "saving", "starting"}
+    late = [traits for traits in TRAITS if not traits.early]
+    assert all(fault.step >= 5 for seed in range(20) for fault in draw(seed, 20, late, window(config)))
 
 
 def test_every_chunk_that_a_flip_may_hit_is_under_a_checksum(tmp_path: Path) -> None:
@@ -221,14 +229,33 @@ def test_the_moved_clock_moves_the_wall_clock_alone(tmp_path: Path, seconds: int
     assert abs(date - steady - seconds) < 2
 
 
-def drive(folder: Path, arguments: list[str], blows: list[Blow]) -> Driver:
-    """A driver over a command that is no training and ends by itself."""
+def drive(folder: Path, arguments: list[str], blows: list[Blow], resumed: list[bool] | None = None) -> Driver:
+    """A driver over a command that is no training and ends by itself; ``resumed`` hears of each start whether it was to go on."""
     run = RunDir(folder / "run")
     config = RunConfig(DataConfig(store="s"), RunSection(dir=str(run.root), steps=STEPS, collective_timeout=1.0))
     scene = Scene(config, run, folder, Pace(), "driver test")
-    driver = Driver(scene, blows, lambda number, _: Job(arguments, folder / f"{number}.log", run, "driver test", {}), lambda _: None)
+
+    def start(number: int, resume: bool) -> Job:
+        if resumed is not None:
+            resumed.append(resume)
+        return Job(arguments, folder / f"{number}.log", run, "driver test", {})
+
+    driver = Driver(scene, blows, start, lambda _: None)
     driver.run()
     return driver
+
+
+@pytest.mark.parametrize("saved", [True, False])
+def test_a_job_without_a_checkpoint_begins_anew_beside_what_there_was(tmp_path: Path, saved: bool) -> None:
+    checkpoint = tmp_path / "run" / "checkpoints" / ("step_00000003" if saved else ".partial_00000003")
+    checkpoint.mkdir(parents=True)
+    (checkpoint / "manifest.json").touch()
+    resumed: list[bool] = []
+    driver = drive(tmp_path, ["--version"], [AllKilled(Fault(1, "all killed", 1, "starting", 0.0, 0.5, 0.5))], resumed)
+    assert driver.codes == [137, 0]
+    assert resumed == [False, saved]
+    assert (tmp_path / "run.lost_1" / "checkpoints" / checkpoint.name).exists() == (not saved)
+    assert checkpoint.exists() == saved
 
 
 def test_an_end_that_asks_for_a_person_is_no_end_to_go_on_from(tmp_path: Path) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,9 +9,7 @@ import pytest
 import torch
 
 from foldline.cli import main
-from foldline.cluster.launch import mpirun_command
 from foldline.data_store.config import DataConfig
-from foldline.data_store.ingest import ingest
 from foldline.errors import FoldlineError
 from foldline.model.alphafold import AlphaFold
 from foldline.model.config import ModelConfig, tiny
@@ -22,38 +18,15 @@ from foldline.trainer.config import RunConfig, RunSection
 from foldline.trainer.journal import read_journal
 from foldline.trainer.start import check_initial, load_initial
 
-ROOT = Path(__file__).resolve().parents[2]
+from .runs import BARE, finish, history, write_config
+
 # Dropout is off, so that the first step's loss is the one told before it.
-CONFIG = """
-[model]
-preset = "tiny"
-c_m = 8
-c_z = 8
-c_s = 8
-c_e = 8
-template = { enabled = false }
-extra_msa = { dropout_msa = 0.0, dropout_pair = 0.0 }
-evoformer = { blocks = 1, dropout_msa = 0.0, dropout_pair = 0.0 }
-structure = { iterations = 2, dropout = 0.0 }
-[features]
-crop_size = 16
-max_msa_clusters = 4
-max_extra_msa = 8
-max_templates = 0
-max_recycles = 1
-[optim]
-clip = "sample"
-[run]
-steps = 2
-batch = 4
-threads = 1
-device = "cpu"
-[validate]
-every = 0
-trained_chains = 0
-[tracking]
-mlflow = false
-"""
+REST = BARE.replace("steps = 6", "steps = 2\nbatch = 4")
+CALM = (
+    "optim.clip=sample",
+    "model.structure.dropout=0.0",
+    *(f"model.{s}.dropout_{k}=0.0" for s in ("extra_msa", "evoformer") for k in ("msa", "pair")),
+)
 MODEL = replace(tiny(), c_m=8, c_z=8, c_s=8, c_e=8)
 
 
@@ -118,39 +91,51 @@ def test_a_fresh_part_that_the_network_lacks_is_named(tmp_path: Path) -> None:
         check_initial(starting(path, fresh=("heads.pea",)))
 
 
-def test_a_run_tells_the_loss_of_its_weights_before_the_first_step(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_run_tells_the_loss_of_its_weights_before_the_first_step(store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Two ranks, four samples a step, each clipped alone; a second run starts from the first one's weights."""
-    ingest(ROOT / "examples" / "demo", tmp_path / "store")
-    config = tmp_path / "config.toml"
-    config.write_text(CONFIG)
-    first = train(config, tmp_path, "first")
-    step = next(r for r in read_journal(first / "metrics.jsonl") if r.kind == "train")
+    first, second = (write_config(tmp_path / name, store, REST) for name in ("first", "second"))
+    finish(first, overrides=CALM)
+    step = history(first.parent / "run")[0]
     assert {"optim/sample_norm_mean", "optim/sample_norm_max", "optim/clipped_share"} <= step.metrics.keys()
     assert step.metrics["optim/grad_norm"] <= 0.1
-    weights = first / "checkpoints" / "step_00000002" / "model.safetensors"
+    weights = first.parent / "run" / "checkpoints" / "step_00000002" / "model.safetensors"
 
-    second = train(config, tmp_path, "second", "run.steps=1", f'run.init_weights="{weights}"')
-    history = read_journal(second / "metrics.jsonl")
-    imported, step = (next(r for r in history if r.kind == kind) for kind in ("imported", "train"))
+    printed, _ = finish(second, overrides=[*CALM, "run.steps=1", f'run.init_weights="{weights}"'])
+    records = read_journal(second.parent / "run" / "metrics.jsonl")
+    imported, step = (next(r for r in records if r.kind == kind) for kind in ("imported", "train"))
     assert imported.step == 0
-    assert history.index(imported) < history.index(step)
+    assert records.index(imported) < records.index(step)
     assert imported.metrics["imported/loss/total"] == pytest.approx(step.metrics["loss/total"], rel=1e-5)
-    assert f"starting from {weights}; before step 1: loss {step.metrics['loss/total']:.3f}" in (second / "printed").read_text()
+    assert f"starting from {weights}; before step 1: loss {step.metrics['loss/total']:.3f}" in printed
 
-    wrong = command(config, tmp_path, "third", "model.c_m=16", f'run.init_weights="{weights}"')
-    assert main([*wrong, "--launcher", "mpi", "--ranks", "2"]) == 2
+    third = write_config(tmp_path / "third", store, REST)
+    wrong = [
+        "train",
+        "--config",
+        str(third),
+        "--set=model.c_m=16",
+        f'--set=run.init_weights="{weights}"',
+        "--launcher",
+        "mpi",
+        "--ranks",
+        "2",
+    ]
+    assert main(wrong) == 2
     assert capsys.readouterr().err.count("does not fit this model") == 1
 
 
-def command(config: Path, folder: Path, name: str, *overrides: str) -> list[str]:
-    places = (f'run.dir="{folder / name}"', f'data.store="{folder / "store"}"')
-    return ["train", "--config", str(config), *(f"--set={o}" for o in (*places, *overrides))]
-
-
-def train(config: Path, folder: Path, name: str, *overrides: str) -> Path:
-    """A run on two ranks; its directory, with what it printed in the file ``printed``."""
-    job = mpirun_command(2, [sys.executable, "-m", "foldline.cli", *command(config, folder, name, *overrides)])
-    done = subprocess.run(job, capture_output=True, text=True, timeout=240, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
-    (folder / name / "printed").write_text(done.stdout)
-    return folder / name
+def test_a_run_that_ended_before_its_first_checkpoint_can_neither_go_on_nor_be_overwritten(
+    store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Both starts name the way out: neither sends to the other."""
+    path, run = write_config(tmp_path, store), tmp_path / "run"
+    run.mkdir()
+    (run / "config.json").write_text("{}")
+    assert main(["train", "--config", str(path)]) == 2
+    assert f"{run} holds a run that ended before its first checkpoint; delete or rename it" in capsys.readouterr().err
+    assert main(["train", "--config", str(path), "--resume"]) == 2
+    assert f"{run} holds no checkpoint; delete or rename {run} and start without --resume" in capsys.readouterr().err
+    (run / "checkpoints" / "step_00000003").mkdir(parents=True)
+    (run / "checkpoints" / "step_00000003" / "manifest.json").touch()
+    assert main(["train", "--config", str(path)]) == 2
+    assert "already holds a run; continue it with --resume" in capsys.readouterr().err

@@ -87,8 +87,8 @@ class Blow:
         self.fault = fault
 
     def ready(self, scene: Scene) -> bool:
-        """Whether it makes sense now. There must be something to go on from."""
-        return bool(scene.whole())
+        """Whether it makes sense now. There must be something to go on from, but for a kind that may come early."""
+        return self.traits.early or bool(scene.whole())
 
     def strike(self, scene: Scene) -> str:
         """Do it; returns what was done."""

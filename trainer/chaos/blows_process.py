@@ -16,7 +16,7 @@ BUSY = 20.0  # seconds beyond the collective time-out that a crowded machine may
 class RankKilled(Blow):
     """SIGKILL of one rank: out of memory, a dead GPU."""
 
-    traits = Traits("rank killed", PHASES, ends=True)
+    traits = Traits("rank killed", PHASES, ends=True, early=True)
 
     def strike(self, scene: Scene) -> str:
         ranks = scene.job.ranks()
@@ -39,7 +39,7 @@ class RankKilled(Blow):
 class AllKilled(Blow):
     """SIGKILL of every rank and of the launcher: the power goes."""
 
-    traits = Traits("all killed", PHASES, ends=True)
+    traits = Traits("all killed", PHASES, ends=True, early=True)
 
     def strike(self, scene: Scene) -> str:
         count = len(scene.job.ranks())
@@ -54,7 +54,7 @@ class AllKilled(Blow):
 class RankStopped(Blow):
     """SIGSTOP of one rank, for longer than the collective time-out: a host that hangs."""
 
-    traits = Traits("rank stopped", ("training", "saving"), ends=True)
+    traits = Traits("rank stopped", ("training", "saving"), ends=True, early=True)
 
     def ready(self, scene: Scene) -> bool:
         return super().ready(scene) and bool(scene.job.ranks())
@@ -83,7 +83,7 @@ class RankStopped(Blow):
 class StopSignal(Blow):
     """A scheduler's pre-emption."""
 
-    traits = Traits("stop signal", ("training", "saving"), ends=True)
+    traits = Traits("stop signal", ("training", "saving"), ends=True, early=True)
 
     def ready(self, scene: Scene) -> bool:
         return super().ready(scene) and bool(scene.job.ranks())

@@ -28,7 +28,7 @@ from .blows_around import ClockJump, TrackingKilled
 from .blows_disk import CheckpointTruncated, DiskFull, StoreFlipped
 from .blows_process import AllKilled, RankKilled, RankStopped, StopSignal
 from .clock import Clock, absent
-from .disk import SmallDisk
+from .disk import SmallDisk, become_mounter
 from .driver import Driver, blows_of
 from .job import Job, bearers, send
 from .plan import draw, window
@@ -52,6 +52,21 @@ def chaos_command(
     config = load_config(config_path, overrides)
     out = out or Path(config.run.dir) / f"seed_{seed}"
     check_input(config, faults, ranks, out, only)
+    if not only or DiskFull.traits.name in only:
+        words = [
+            "chaos",
+            "--config",
+            str(config_path),
+            "--faults",
+            str(faults),
+            "--seed",
+            str(seed),
+            "--ranks",
+            str(ranks),
+            "--out",
+            str(out),
+        ]
+        become_mounter([*words, *(f"--set={override}" for override in overrides), *(f"--only={kind}" for kind in only)])
     suite = Suite(config, config_path.resolve(), tuple(overrides), ranks, out.resolve(), seed)
     with ExitStack() as held:
         before = signal.signal(signal.SIGTERM, _leave)
@@ -235,4 +250,9 @@ class Suite:
 
 
 def _leave(number: int, frame: FrameType | None) -> NoReturn:
+    signal.signal(number, _leaves_already)
     raise SystemExit(128 + number)
+
+
+def _leaves_already(number: int, frame: FrameType | None) -> None:
+    """A second signal must not cut the clearing short. Not SIG_IGN, which programs started from here would inherit."""

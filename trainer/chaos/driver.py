@@ -1,4 +1,4 @@
-"""The disturbed run: faults come, and the job is started again as a scheduler does it, by exit codes alone.
+"""The disturbed run: faults come, and the job is started again as a job script does it, by exit codes alone.
 
 Where a fault needs a person's hand (a full disk, a damaged store) the job must say so with exit code 2, and that is done and nothing else.
 """
@@ -13,6 +13,8 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from ..checkpoint import committed
+from ..restarts import set_aside
 from . import checks
 from .blow import Blow, Outcome, Scene
 from .job import Job
@@ -47,7 +49,7 @@ class Driver:
         """Start, and start again, until the run is over."""
         most = 3 * len(self._coming) + 5
         while len(self.codes) < most:
-            job = self._scene.job = self._start(len(self.codes) + 1, bool(self.codes))
+            job = self._scene.job = self._start(len(self.codes) + 1, self._resumes())
             self.logs.append(job.log)
             self._attend(job)
             code = job.process.wait()
@@ -57,6 +59,13 @@ class Driver:
         else:
             self.problems.append(f"the run is not over after {most} starts")
         self._close()
+
+    def _resumes(self) -> bool:
+        """As job scripts do: a later start goes on; before there is a checkpoint it begins anew, beside what there was."""
+        run = self._scene.run
+        if self.codes and not committed(run.checkpoints):
+            set_aside(run)
+        return run.root.exists() and bool(self.codes)
 
     def _attend(self, job: Job) -> None:
         while job.code is None:

@@ -25,7 +25,7 @@ class Job:
     def __init__(self, arguments: Sequence[str], log: Path, run: RunDir, mark: str, environment: Mapping[str, str]) -> None:
         self.log = log
         self.step: int | None = None  # the newest that is done; a resumed start begins with the step that it goes on from
-        self.resumed: int | None = None  # the step gone on from
+        self.resumed: int | None = None  # the step gone on from, 0 once a start from the beginning has done one
         self.first_step_after: float | None = None  # seconds from the start to the first step that was done
         self._run = run
         self._mark = mark
@@ -72,6 +72,7 @@ class Job:
                 self.resumed = self.step = record.step
             elif record.kind == "train":
                 self.step = record.step
+                self.resumed = self.resumed or 0
                 self.first_step_after = self.first_step_after or self.seconds
 
     def ranks(self) -> dict[int, int]:

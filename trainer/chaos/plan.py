@@ -29,23 +29,28 @@ class Fault:
 
 @dataclass(frozen=True)
 class Traits:
-    """What the plan must know of a kind: in which phases it may come, and whether the job always ends by it."""
+    """What the plan must know of a kind: in which phases it may come, whether the job always ends by it, and whether it may come ``early``,
+    when there is no checkpoint yet to go on from.
+    """
 
     name: str
     phases: tuple[str, ...]
     ends: bool
+    early: bool = False
 
 
 def window(config: RunConfig) -> tuple[int, int]:
-    """First and last step of a run in which a fault may come: behind the first checkpoint, and with two more to come."""
+    """First step of a run behind its first checkpoint, and the last that leaves two checkpoints to come: between them faults may come."""
     every = config.run.checkpoint_every
     return every + 1, config.run.steps - 2 * every - 1
 
 
 def draw(seed: int, count: int, kinds: Sequence[Traits], window: tuple[int, int]) -> tuple[Fault, ...]:
-    """``count`` faults in the order of their steps; each kind comes equally often, but for one.
+    """``count`` faults in the order of their steps; each kind comes equally often, but for one. The first comes before the window, when
+    there is no checkpoint yet, where some kind may.
 
-    ``starting`` is drawn only behind a fault that ends the job. Uses ``random()`` alone, the one generator that Python promises to keep.
+    ``starting`` is drawn only for that one, and behind a fault that ends the job. Uses ``random()`` alone, the one generator that Python
+    promises to keep.
     """
     rng = random.Random(seed)
     names = [kinds[i % len(kinds)] for i in range(count)]
@@ -54,8 +59,12 @@ def draw(seed: int, count: int, kinds: Sequence[Traits], window: tuple[int, int]
         names[i], names[j] = names[j], names[i]
     first, last = window
     steps = sorted(first + int(rng.random() * (last + 1 - first)) for _ in range(count))
+    at = next((i for i, kind in enumerate(names) if kind.early), None)
+    if at is not None:
+        names[0], names[at] = names[at], names[0]
+        steps[0] = 1 + int(rng.random() * (first - 1))
     faults: list[Fault] = []
-    restarted = False
+    restarted = at is not None
     for number, (kind, step) in enumerate(zip(names, steps, strict=True), 1):
         which, fraction, choice, amount = (rng.random() for _ in range(4))
         phases = [phase for phase in kind.phases if phase != "starting" or restarted]
