@@ -38,7 +38,7 @@ PACKAGES: dict[str, tuple[str, str, str]] = {
     "mlflow": ("mlflow", "train", "experiment tracking"),
     "tensorrt": ("tensorrt-cu13", "tensorrt", "TensorRT engines"),
     "tensorrt_rtx": ("tensorrt-rtx-cu13", "tensorrt-rtx", "TensorRT-RTX engines"),
-    "cuequivariance_torch": ("cuequivariance-torch", "", "optional triangle kernels"),
+    "cuequivariance_ops_torch": ("cuequivariance-ops-torch-cu13", "cuequivariance", "triangle kernels in TensorRT engines"),
 }
 
 

@@ -66,23 +66,27 @@ def _gpu(number: int, gpu: ElementTree.Element) -> dict[str, Any]:
 def judge(told: Sequence[Told]) -> Result:
     """Hosts by their first ranks, whose facts are ``look``'s, and "pids" of this job's ranks, and "cuda": whether cards are used."""
     problems, remedies, hosts = [], [], first_of_hosts(told)
+    ill = set()
     for each in hosts:
         if each.facts["error"]:
+            ill.add(each.host)
             problems.append(f"{each.name}: {each.facts['error']}")
             remedies.append("look at the driver (dmesg), or take the host out of the job")
         for gpu in each.facts["gpus"]:
             said = _problems(gpu, each.facts["pids"])
+            ill |= {each.host} if said else set()
             problems += [f"GPU {gpu['index']} of {each.name} {text}" for text, _ in said]
             remedies += [remedy for _, remedy in said]
     if any(each.facts["cuda"] for each in hosts):
         kinds = {each.name: _kinds(each) for each in hosts}
         usual = max(kinds.values(), key=list(kinds.values()).count)
-        odd = [f"{name} has {kind}, most hosts {usual}" for name, kind in kinds.items() if kind != usual]
-        problems += odd
+        odd = [each for each in hosts if kinds[each.name] != usual]
+        ill |= {each.host for each in odd}
+        problems += [f"{each.name} has {kinds[each.name]}, most hosts {usual}" for each in odd]
         remedies += ["ask the scheduler for hosts of one kind"] * bool(odd)
     figures = {each.host: {key: each.facts[key] for key in ("gpus", "driver")} for each in hosts}
     if problems:
-        return Result("gpu", FAILED, joined(problems), "; ".join(dict.fromkeys(remedies)), figures)
+        return Result("gpu", FAILED, joined(problems), "; ".join(dict.fromkeys(remedies)), figures, tuple(sorted(ill)))
     cards = sum(len(each.facts["gpus"]) for each in hosts)
     found = f"{cards} cards without uncorrected errors, throttling or other programs" if cards else "no NVIDIA card and none in use"
     return Result("gpu", OK, found, figures=figures)

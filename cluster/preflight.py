@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 from ..settings import nearest
 from .checks.result import FAILED, OK, SKIPPED, WARNING, Result
@@ -60,18 +60,26 @@ def with_way_out(result: Result) -> Result:
     if result.state != FAILED:
         return result
     skip = f"or leave this check out: --set 'preflight.skip=[\"{result.check}\"]'"
-    return Result(result.check, result.state, result.found, f"{result.remedy}; {skip}" if result.remedy else skip, result.figures)
+    return replace(result, remedy=f"{result.remedy}; {skip}" if result.remedy else skip)
 
 
-def to_json(results: Sequence[Result], seconds: float, ranks: Sequence[str]) -> str:
-    """What ``RUN/preflight.json`` holds."""
-    about = {"schema": 1, "failed": failures(results), "seconds": round(seconds, 3), "ranks": list(ranks)}
+def to_json(results: Sequence[Result], seconds: float, ranks: Sequence[str], odd: Sequence[str]) -> str:
+    """What ``RUN/preflight.json`` holds; ``odd`` from ``odd_hosts``."""
+    about = {"schema": 1, "failed": failures(results), "odd_hosts": list(odd), "seconds": round(seconds, 3), "ranks": list(ranks)}
     return json.dumps(about | {"checks": [asdict(result) for result in results]}, indent=2) + "\n"
 
 
 def failures(results: Sequence[Result]) -> list[str]:
     """Names of the checks that failed."""
     return [result.check for result in results if result.state == FAILED]
+
+
+def odd_hosts(results: Sequence[Result], hosts: Sequence[str]) -> list[str]:
+    """Those of ``hosts`` without which nothing would have failed; [] where that is none of them in particular, or all."""
+    failed = [result for result in results if result.state == FAILED]
+    odd = {host for result in failed for host in result.hosts}
+    found = [host for host in dict.fromkeys(hosts) if host in odd]
+    return found if all(result.hosts for result in failed) and len(found) < len(set(hosts)) else []
 
 
 def show(results: Sequence[Result]) -> None:

@@ -30,7 +30,7 @@ from .engine import deepspeed_json, initialize, require_deepspeed, start_process
 from .heartbeat import Heartbeat, LostRankError, end
 from .partitions import master_partitions
 from .places import take_places
-from .preflight import WRONG, passed
+from .preflight import check
 from .recorder import Recorder
 from .resume import going_on, share_out
 from .run_state import FAILED, LOST, tell
@@ -52,9 +52,9 @@ def train_command(config_path: Path, overrides: Sequence[str], resume: bool) -> 
         check_initial(config)
     require_deepspeed()
     check_tracking(config)
-    ready = passed(config, discover(), whole=False)
-    if ready is None:
-        return WRONG
+    ready = check(config, discover(), whole=False)
+    if ready.code:
+        return ready.code
     try:
         code = train(config, resume)
         dist.barrier()  # ranks end together: a launcher kills the rest when the first leaves with a code

@@ -6,7 +6,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from .result import FAILED, OK, Result, Told, first_of_hosts, joined
+from .result import FAILED, OK, Result, Told, first_of_hosts, hosts_of, joined
 
 TICKS, PAUSE = 5, 0.05
 
@@ -38,16 +38,15 @@ def judge(told: Sequence[Told], limit: float) -> Result:
     ahead = {each.rank: float(each.facts["ahead"]) for each in hosts}
     reference = hosts[0] if len(hosts) < 3 else sorted(hosts, key=lambda each: ahead[each.rank])[(len(hosts) - 1) // 2]
     off = [(each, ahead[each.rank] - ahead[reference.rank]) for each in hosts]
+    wrong = [(each, value) for each, value in off if abs(value) > limit]
     problems = [
         f"the clock of {each.name} is {abs(value):.3f} s {'ahead of' if value > 0 else 'behind'} that of {reference.name}, "
         f"the limit is {limit:g} s"
-        for each, value in off
-        if abs(value) > limit
+        for each, value in wrong
     ]
     figures = {each.host: round(value, 6) for each, value in off}
     if problems:
-        return Result(
-            "clock", FAILED, joined(problems), "let chrony or ntpd set that host's clock, or raise preflight.clock_seconds", figures
-        )
+        remedy = "let chrony or ntpd set that host's clock, or raise preflight.clock_seconds"
+        return Result("clock", FAILED, joined(problems), remedy, figures, hosts_of([each for each, _ in wrong]))
     worst = max((abs(value) for _, value in off), default=0.0)
     return Result("clock", OK, f"{len(hosts)} host{'s' * (len(hosts) > 1)} within {worst:.3f} s (limit {limit:g} s)", figures=figures)

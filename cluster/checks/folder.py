@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from .result import FAILED, OK, Result, Told, first_of_hosts, joined
+from .result import FAILED, OK, Result, Told, first_of_hosts, hosts_of, joined
 
 MARK = ".preflight"
 PATIENCE = 5.0  # seconds that a network file system may take to show a new file to another host
@@ -53,14 +53,16 @@ def judge(told: Sequence[Told], mark_problem: str, checkpoint: int, wanted: int,
     hosts = first_of_hosts(told)
     folder = hosts[0].facts["folder"]
     figures: dict[str, Any] = {"checkpoint_bytes": checkpoint, "wanted": wanted, "present": present, "folder": folder}
-    unwritable = [f"{each.name} cannot write to {each.facts['folder']}: {each.facts['problem']}" for each in told if each.facts["problem"]]
+    closed = [each for each in told if each.facts["problem"]]
+    unwritable = [f"{each.name} cannot write to {each.facts['folder']}: {each.facts['problem']}" for each in closed]
     if mark_problem:
         unwritable = [f"{hosts[0].name} cannot write to {folder}: {mark_problem}"]
     if unwritable:
-        return Result("checkpoint", FAILED, joined(unwritable), "give a run.dir that every host may write to", figures)
-    apart = [f"{each.name} does not see what {hosts[0].name} wrote into {each.facts['folder']}" for each in told if not each.facts["seen"]]
+        return Result("checkpoint", FAILED, joined(unwritable), "give a run.dir that every host may write to", figures, hosts_of(closed))
+    apart = [each for each in told if not each.facts["seen"]]
     if apart:
-        return Result("checkpoint", FAILED, joined(apart), "put run.dir on a file system that all hosts share", figures)
+        problems = [f"{each.name} does not see what {hosts[0].name} wrote into {each.facts['folder']}" for each in apart]
+        return Result("checkpoint", FAILED, joined(problems), "put run.dir on a file system that all hosts share", figures, hosts_of(apart))
     free = min(each.facts["free"] for each in hosts)
     needed = checkpoint * max(0, wanted - present)
     figures |= {"free_bytes": free, "needed_bytes": needed}

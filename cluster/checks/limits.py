@@ -30,9 +30,10 @@ def look(local_world: int, cuda: bool) -> dict[str, Any]:
 
 def judge(told: Sequence[Told]) -> Result:
     """Each host by its first rank."""
-    failed, warned, remedies = [], [], []
+    failed: list[str] = []
+    warned, remedies, hosts = [], [], []
     for each in first_of_hosts(told):
-        facts, files = each.facts, each.facts["open_files"]
+        facts, files, before = each.facts, each.facts["open_files"], len(failed)
         if 0 <= files < OPEN_FILES:
             failed.append(f"{each.name} may open {files} files, fewer than {OPEN_FILES}")
             remedies.append("raise `ulimit -n` in the job script (LimitNOFILE of slurmd)")
@@ -45,9 +46,10 @@ def judge(told: Sequence[Told]) -> Result:
         if needed and (free is None or free < needed):
             failed.append(f"{each.name} has {(free or 0) // MIB} MiB free in /dev/shm, its ranks need {needed // MIB} MiB")
             remedies.append("give the container more shared memory (--shm-size, --ipc=host), or empty /dev/shm")
+        hosts += [each.host] * (len(failed) > before)
     figures = {each.host: dict(each.facts) for each in first_of_hosts(told)}
     if failed:
-        return Result("limits", FAILED, joined(failed), "; ".join(dict.fromkeys(remedies)), figures)
+        return Result("limits", FAILED, joined(failed), "; ".join(dict.fromkeys(remedies)), figures, tuple(hosts))
     if warned:
         return Result("limits", WARNING, joined(warned), "raise `ulimit -n` in the job script", figures)
     least = min((each.facts["open_files"] for each in told if each.facts["open_files"] >= 0), default=-1)

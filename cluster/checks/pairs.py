@@ -25,7 +25,7 @@ CALLS, REPEATS = 20, 3
 DEAD = 10.0  # seconds after which a pair counts as not reachable
 GIVE_UP = 2  # dead pairs after which a host stops
 GLOO_STREAM = 10.0  # Gbit/s that one pair of gloo's ranks is expected to move at most, whatever the card
-ODD_BANDWIDTH, ODD_LATENCY = 0.5, 4.0  # of the median pair
+ODD_BANDWIDTH, ODD_LATENCY, LEAST_ODD_MS = 0.5, 4.0, 1.0  # of the median pair; and milliseconds below which no pair is odd
 
 
 @dataclass(frozen=True)
@@ -214,12 +214,14 @@ def judge(told: Sequence[Told], wanted: Wanted) -> Result:
     bad = [*dead, *slow]
     if bad:
         shared = set(bad[0][0]).intersection(*(pair for pair, _ in bad))
-        culprit = f"{hosts[min(shared)]} is in all {len(bad)} bad pairs; " if len(shared) == 1 and len(bad) > 1 else ""
+        alone = len(shared) == 1 and len(bad) > 1
+        culprit = f"{hosts[min(shared)]} is in all {len(bad)} bad pairs; " if alone else ""
+        concerned = tuple(hosts[i] for i in sorted(shared if alone else {i for pair, _ in bad for i in pair}))
         remedy = (
             "look at cable, switch port and interface of these hosts (GLOO_SOCKET_IFNAME, NCCL_SOCKET_IFNAME); "
             "or give what is to be expected: preflight.link_gbit, preflight.link_share, preflight.latency_ms"
         )
-        return Result("links", FAILED, culprit + joined([text for _, text in bad]), remedy, figures)
+        return Result("links", FAILED, culprit + joined([text for _, text in bad]), remedy, figures, concerned)
     measured = list(pairs.values())
     least, most = min(p["all_reduce_gbit"] for p in measured), max(p["latency_ms"] for p in measured)
     some = "" if len(measured) == len(hosts) * (len(hosts) - 1) // 2 else f" in {len(rounds)} rounds"
@@ -254,6 +256,9 @@ def _problems(pair: dict[str, Any], everyone: Sequence[dict[str, Any]], wanted: 
     if pair["latency_ms"] > wanted.latency_ms:
         problems.append(f"{pair['latency_ms']:.2f} ms for the smallest all-reduce, at most {wanted.latency_ms:g} ms are expected")
     good = [other for other in everyone if not other["error"]]
+    usual = statistics.median(other["latency_ms"] for other in good)
+    if not problems and len(good) > 2 and pair["latency_ms"] > max(ODD_LATENCY * usual, LEAST_ODD_MS):
+        problems.append(f"{pair['latency_ms']:.2f} ms for the smallest all-reduce, the median pair {usual:.2f}")
     for kind in ("all_reduce", "all_to_all"):
         rate, called = pair[f"{kind}_gbit"], kind.replace("_", "-")
         median = statistics.median(other[f"{kind}_gbit"] for other in good)

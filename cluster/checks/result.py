@@ -25,13 +25,17 @@ class Told(NamedTuple):
 
 @dataclass(frozen=True)
 class Result:
-    """One line of the table. ``found`` names values and, where it is not well, ranks and hosts; ``remedy`` is the way out."""
+    """One line of the table. ``found`` names values and, where it is not well, ranks and hosts; ``remedy`` is the way out.
+
+    ``hosts``: those without which the check would not have failed; () where it is nobody's in particular.
+    """
 
     check: str
     state: str
     found: str
     remedy: str = ""
     figures: Mapping[str, Any] = field(default_factory=dict)
+    hosts: tuple[str, ...] = ()
 
 
 def listed(names: Sequence[str]) -> str:
@@ -44,6 +48,11 @@ def joined(problems: Sequence[str]) -> str:
     """The first few of ``problems`` as one text."""
     more = len(problems) - LISTED
     return "; ".join(problems[:LISTED]) + (f"; and {more} more" if more > 0 else "")
+
+
+def hosts_of(told: Sequence[Told]) -> tuple[str, ...]:
+    """The hosts of ``told``, each once."""
+    return tuple(dict.fromkeys(each.host for each in told))
 
 
 def first_of_hosts(told: Sequence[Told]) -> list[Told]:

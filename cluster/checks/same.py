@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from .result import FAILED, OK, Result, Told, joined
+from .result import FAILED, OK, Result, Told, hosts_of, joined
 
 REMEDIES = {
     "code": "start all ranks from one installation that every host sees, or bring the hosts to one commit",
@@ -31,7 +31,7 @@ def source_hash(package: Path) -> str:
 
 def judge(check: str, told: Sequence[Told]) -> Result:
     """Compare every rank's ``facts`` ({"what": "value"}) for ``check``."""
-    problems, agreed = [], []
+    problems, agreed, differing = [], [], []
     for what in sorted({key for each in told for key in each.facts}):
         tellers = [each for each in told if what in each.facts]  # not every rank tells everything
         values = {each.rank: str(each.facts[what]) for each in tellers}
@@ -41,9 +41,11 @@ def judge(check: str, told: Sequence[Told]) -> Result:
         odd = [each for each in tellers if values[each.rank] != usual]
         others = sum(value == usual for value in values.values()) - 1
         rest = f" and {others} other{'s' * (others > 1)}" if others else ""
+        differing += odd
         problems += [f"{each.name} has {what} {values[each.rank]}, {example.name}{rest} {usual}" for each in odd]
     if problems:
-        return Result(check, FAILED, joined(problems), REMEDIES[check], {"problems": problems})
+        hosts = () if check == "config" else hosts_of(differing)  # the same command line gives no host another config
+        return Result(check, FAILED, joined(problems), REMEDIES[check], {"problems": problems}, hosts)
     what = ", ".join(agreed) if len(agreed) <= 3 else f"{len(agreed)} values are the same"
     found = f"{what} on {len(told)} rank{'s' * (len(told) > 1)}"
     return Result(check, OK, found, figures={"values": agreed})

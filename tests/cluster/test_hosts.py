@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -167,21 +168,38 @@ def test_another_clock_and_another_version_are_named(hosts: Hosts, store: Path, 
     assert f"s ahead of that of rank 0 on {hosts.one}, the limit is 0.5 s" in table
 
 
-def test_hosts_that_do_not_reach_each_other_say_so_in_time(hosts: Hosts, store: Path, tmp_path: Path) -> None:
-    place = {"WORLD_SIZE": "2", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1", "MASTER_ADDR": "10.77.0.1", "MASTER_PORT": "29541"}
-    program = [
-        sys.executable,
-        "-m",
-        "foldline.cli",
-        "preflight",
-        "--config",
-        str(write_config(tmp_path, store)),
-        "--set=preflight.seconds=8",
+def test_a_training_that_an_odd_host_keeps_from_starting_may_start_again(hosts: Hosts, store: Path, tmp_path: Path) -> None:
+    """Exit code 69: a scheduler starts it again, perhaps without that host. What a start on any hosts would meet is code 2."""
+    (tmp_path / "sitecustomize.py").write_text(CLOCK)
+    config = write_config(tmp_path, store)
+    (first, _, errors), (second, _, _) = by_hand(hosts, config, "train", 29551, PYTHONPATH=f"{tmp_path}:{os.environ.get('PYTHONPATH', '')}")
+    assert (first, second) == (UNAVAILABLE, UNAVAILABLE)
+    assert "the preflight failed: clock; the table above says why" in errors
+    assert f"without {hosts.two} it would have passed" in errors
+    report = json.loads((tmp_path / "run" / "preflight.json").read_text())
+    assert (report["failed"], report["odd_hosts"]) == (["clock"], [hosts.two])
+    assert report["seconds"] < 60
+    assert not (tmp_path / "run" / "metrics.jsonl").exists()
+    everywhere = by_hand(hosts, config, "train", 29561, "--set=run.keep_last=100000000")
+    assert [code for code, _, _ in everywhere] == [2, 2]
+
+
+def by_hand(hosts: Hosts, config: Path, command: str, port: int, *more: str, **second: str) -> list[tuple[int, str, str]]:
+    """A rank on each host without a launcher, so that its exit code is seen; ``second`` is environment of the second one alone."""
+    place = {"WORLD_SIZE": "2", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1", "MASTER_ADDR": "10.77.0.1", "MASTER_PORT": str(port)}
+    program = [sys.executable, "-m", "foldline.cli", command, "--config", str(config), *more]
+    jobs = [
+        hosts.start(name, *program, RANK=str(rank), GROUP_RANK=str(rank), **place, **(second if rank else {}))
+        for rank, name in enumerate(hosts.names)
     ]
+    return finish(jobs, 200)
+
+
+def test_hosts_that_do_not_reach_each_other_say_so_in_time(hosts: Hosts, store: Path, tmp_path: Path) -> None:
+    config = write_config(tmp_path, store)
     hosts.cut()
     try:
-        jobs = [hosts.start(name, *program, RANK=str(rank), GROUP_RANK=str(rank), **place) for rank, name in enumerate(hosts.names)]
-        (first, _, errors), (second, _, others) = finish(jobs, 200)
+        (first, _, errors), (second, _, others) = by_hand(hosts, config, "preflight", 29541, "--set=preflight.seconds=8")
     finally:
         hosts.join()
     assert (first, second) == (UNAVAILABLE, UNAVAILABLE)

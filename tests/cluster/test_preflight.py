@@ -15,7 +15,7 @@ from foldline.cluster.checks import clock, folder, limits, pairs, reading, same
 from foldline.cluster.checks.pairs import Wanted, schedule
 from foldline.cluster.checks.result import FAILED, OK, WARNING, Result, Told
 from foldline.cluster.links import meet
-from foldline.cluster.preflight import CHECKS, PreflightConfig, checks_to_do, rules, to_json, with_way_out
+from foldline.cluster.preflight import CHECKS, PreflightConfig, checks_to_do, odd_hosts, rules, to_json, with_way_out
 from foldline.cluster.ranks import RankInfo, discover
 from foldline.errors import FoldlineError
 
@@ -167,6 +167,9 @@ def test_a_slow_a_late_and_a_dead_pair_are_named() -> None:
     assert slow.found == "rank 1 on h2 - rank 3 on h4: all-reduce 1.00 Gbit/s, the median pair 8.00"
     late = pairs.judge(linked(2, {(0, 1): {"latency_ms": 101.0}}), WANTED)
     assert late.found == "rank 0 on h1 - rank 1 on h2: 101.00 ms for the smallest all-reduce, at most 5 ms are expected"
+    odd = pairs.judge(linked(4, {(0, 1): {"latency_ms": 1.5}}), WANTED)
+    assert odd.found == "rank 0 on h1 - rank 1 on h2: 1.50 ms for the smallest all-reduce, the median pair 0.10"
+    assert pairs.judge(linked(4, {(0, 1): {"latency_ms": 0.9}}), WANTED).state == OK
     dead = pairs.judge(linked(4, {(0, 2): {"error": "timed out"}}), WANTED)
     assert dead.found == "rank 0 on h1 - rank 2 on h3: no connection (timed out)"
 
@@ -272,9 +275,38 @@ def test_a_failed_check_says_how_to_leave_it_out_and_the_file_holds_all() -> Non
     assert failed.remedy == "set it; or leave this check out: --set 'preflight.skip=[\"clock\"]'"
     well = Result("gpu", OK, "fine")
     assert with_way_out(well) == well
-    data = json.loads(to_json([failed, well], 1.5, ["rank 0"]))
-    assert data["failed"] == ["clock"]
+    data = json.loads(to_json([failed, well], 1.5, ["rank 0"], ["h2"]))
+    assert (data["failed"], data["odd_hosts"]) == (["clock"], ["h2"])
     assert data["checks"][0]["figures"] == {"h1": 3.0}
+
+
+def test_hosts_without_which_all_would_be_well_are_told_from_what_is_wrong_everywhere() -> None:
+    """Each judge names the hosts whose making its failure is: a start on others may do. What holds for all is nobody's in particular."""
+    names = ["h1", "h2", "h3"]
+    fine = {"torch": "2.13"}
+    read = {"rate": 1.0, "error": ""}
+    blamed = [
+        (same.judge("packages", told(fine, {"torch": "2.12"}, fine)), ["h2"]),
+        (same.judge("config", told({"a": "1"}, {"a": "1"}, {"a": "2"})), []),
+        (clock.judge(told({"ahead": 0.0}, {"ahead": 30.0}, {"ahead": 30.0}), 0.5), ["h1"]),
+        (limits.judge(told(limit_facts(), limit_facts(), limit_facts(open_files=9))), ["h3"]),
+        (limits.judge(told(*[limit_facts(open_files=9)] * 3)), []),
+        (folder.judge(told(seen(), seen(seen=False), seen()), "", GIB, 4, 0), ["h2"]),
+        (folder.judge(told(seen(), seen(), seen(problem="read-only")), "", GIB, 4, 0), ["h3"]),
+        (folder.judge(told(seen(free=GIB), seen(), seen()), "", GIB, 4, 0), []),
+        (reading.judge(told(read, read | {"error": "away"}, read), 0.0, "", False), ["h2"]),
+        (reading.judge(told(read, read, read | {"rate": 0.1}), 0.5, "given", True), ["h3"]),
+        (pairs.judge(linked(3, {(0, 1): {"error": "dead"}, (1, 2): {"error": "dead"}}), WANTED), ["h2"]),
+        (pairs.judge(linked(3, {(0, 2): {"error": "dead"}}), WANTED), ["h1", "h3"]),
+        (health.judge(gpu_told(HEALTHY.replace("dram_uncorrectable>0<", "dram_uncorrectable>3<", 1))), ["h2"]),
+        (health.judge(gpu_told(HEALTHY.replace("H100", "A100"))), ["h2"]),
+    ]
+    assert [result.state for result, _ in blamed] == [FAILED] * len(blamed)
+    assert [odd_hosts([result], names) for result, _ in blamed] == [hosts for _, hosts in blamed]
+    everywhere = Result("limits", FAILED, "all", hosts=("h1", "h2", "h3"))
+    assert odd_hosts([blamed[0][0], everywhere], names) == []
+    assert odd_hosts([blamed[0][0], Result("gpu", OK, "fine")], names) == ["h2"]
+    assert odd_hosts([blamed[0][0]], ["h2", "h2"]) == [], "there is no other host"
 
 
 def test_a_rank_that_does_not_come_is_named() -> None:
