@@ -6,6 +6,7 @@ Sources: the batch/v1 schema (tests hold the Job against it), jobset.x-k8s.io/v1
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import Any
 
 from .script import FRUITLESS, LOST, STALE, Work, waiting, words
@@ -176,11 +177,10 @@ def volume(claim: str) -> str:
 def pod_script(spec: JobSpec, work: Work, node: str, address: str, port: str, at_end: str) -> str:
     """What a pod runs. A training's notes lie beside its run.dir, for pods share nothing else."""
     command = words([*work.program, *work.command])
+    if work.merge:
+        return "\n".join(_ingesting(work, node)) + "\n"
     if not work.on_ranks:
         lines = [f"task={node}"]
-        if work.shards:
-            lines += ['case "$task" in', *(f"    {number}) part=({words(shard)}) ;;" for number, shard in enumerate(work.shards)), "esac"]
-            command += ' "${part[@]}"'
         return "\n".join([*lines, f"exec {command} {work.task_arguments}".rstrip()]) + "\n"
     launch = words([*work.program, "launch", "--ranks-per-node", str(spec.ranks), "--nodes", str(spec.nodes)])
     if spec.nodes == 1:
@@ -201,6 +201,46 @@ def pod_script(spec: JobSpec, work: Work, node: str, address: str, port: str, at
         'exit "$code"',
     ]
     return "\n".join(lines) + "\n"
+
+
+def _ingesting(work: Work, task: str) -> list[str]:
+    """An ingest's part, and its merge by the pod that is the last. Its notes, one folder per submission, lie beside the store.
+
+    A store is there as a whole or not at all, so one that is there was made before the pod was started again.
+    """
+    store, tasks = work.merge[-1], len(work.shards)
+    lines = [
+        f"task={task}",
+        f"notes={words([f'{store}.{Path(work.folder).name}'])}",
+        'case "$task" in',
+        *(f"    {number}) part=({words(shard)}) made={words([shard[-1]])} ;;" for number, shard in enumerate(work.shards)),
+        "esac",
+        'mkdir -p "$notes" || exit 2',
+    ]
+    if work.table:
+        rows = f"NF {{ if (!seen++) print; else if (row++ % {tasks} == task) print }}"
+        divide = words(["awk", "-v"]) + f' "task=$task" {words([rows, work.table])}'
+        lines.append(f'{divide} > "${{part[0]}}.new" && mv "${{part[0]}}.new" "${{part[0]}}" || exit 2')
+    return [
+        *lines,
+        "run() {",
+        f'    {words(work.program)} "$@" &',
+        "    pid=$!",
+        *(f"    {line}" for line in waiting("TERM")[1:]),
+        f"    {LOST}",
+        '    [ "$code" = 0 ] || exit "$code"',
+        "    trap - USR1 TERM",
+        "}",
+        'if [ ! -e "$notes/$task" ] || [ ! -e "$made" ]; then',
+        '    : > "$notes/$task"',
+        f'    run {words(work.command)} "${{part[@]}}"',
+        "fi",
+        ': > "$notes/$task.done"',
+        f'[ "$(find "$notes" -name "*.done" | wc -l)" = {tasks} ] || exit 0',
+        'ln -s "$task" "$notes/merger" 2>/dev/null',
+        '[ "$(readlink "$notes/merger")" = "$task" ] || exit 0  # another one was the last, too',
+        f"[ -e {words([store])} ] || run {words(work.merge)}",
+    ]
 
 
 def _resume(work: Work) -> list[str]:

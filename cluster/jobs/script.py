@@ -22,7 +22,8 @@ class Work:
     """What a job runs: ``command`` is a `foldline` command line, ``program`` how this site calls foldline.
 
     ``folder`` holds script, notes and logs; ``run_dir`` is a training's run.dir, as seen from ``cwd``; ``shards`` are the arguments that
-    each task of an array gets on top, () where they follow from its number (``task_arguments``, bash that may use $task).
+    each task of an array gets on top, () where they follow from its number (``task_arguments``, bash that may use $task). ``merge`` is the
+    command line that joins what the tasks have made, ``table`` the manifest whose rows they share; "" where there is none.
     """
 
     command: tuple[str, ...]
@@ -32,6 +33,8 @@ class Work:
     run_dir: str = ""
     shards: tuple[tuple[str, ...], ...] = ()
     task_arguments: str = ""
+    merge: tuple[str, ...] = ()
+    table: str = ""
 
     @property
     def on_ranks(self) -> bool:

@@ -23,7 +23,10 @@ def shard(spec: JobSpec, work: Work) -> Work:
             raise FoldlineError("--array gives each task its --shard; leave it out")
         return replace(work, task_arguments=f'--shard "$task/{spec.array}"')
     sources, store, rest = _ingest(work.command)
-    if len(sources) == 1 and Path(sources[0]).suffix.lower() in TABLES:
+    if spec.scheduler == "kubernetes" and not all(path.startswith("/") for path in (store, *sources)):
+        raise FoldlineError(f"{', '.join((store, *sources))}: pods know no relative paths; give absolute ones below a --mount")
+    table = sources[0] if len(sources) == 1 and Path(sources[0]).suffix.lower() in TABLES else ""
+    if table:
         parts = [[part] for part in part_names(Path(sources[0]), spec.array)]
     elif len(sources) >= spec.array:
         parts = [sources[number :: spec.array] for number in range(spec.array)]
@@ -33,7 +36,8 @@ def shard(spec: JobSpec, work: Work) -> Work:
             "(.csv, .tsv), which is divided by rows"
         )
     shards = tuple((*part, "--store", name) for part, name in zip(parts, store_names(store, spec.array), strict=True))
-    return replace(work, command=("ingest", *rest), shards=shards)
+    merge = ("store", "merge", *store_names(store, spec.array), store)
+    return replace(work, command=("ingest", *rest), shards=shards, merge=merge, table=table)
 
 
 def part_names(table: Path, tasks: int) -> list[str]:
@@ -44,12 +48,6 @@ def part_names(table: Path, tasks: int) -> list[str]:
 def store_names(store: str, tasks: int) -> list[str]:
     """The store of each task."""
     return [f"{store}.part-{number}" for number in range(tasks)]
-
-
-def merge_command(command: Sequence[str], tasks: int) -> tuple[str, ...]:
-    """The command that makes one store of the tasks' stores."""
-    _, store, _ = _ingest(command)
-    return ("store", "merge", *store_names(store, tasks), store)
 
 
 def divide_table(command: Sequence[str], tasks: int, cwd: Path) -> list[Path]:

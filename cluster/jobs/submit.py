@@ -12,7 +12,7 @@ from typing import Any
 from ...errors import FoldlineError
 from .records import Record, prepare, remember
 from .schedulers import SUBMIT
-from .shards import divide_table, merge_command
+from .shards import divide_table
 from .spec import JobSpec, resolve
 from .text import file_name, job_text, work_of
 
@@ -26,7 +26,7 @@ def submit_command(flags: Mapping[str, Any], defaults: Path | None, dry_run: boo
         print("\n".join(f"# {folder / name}\n{text}" for name, text in texts.items()), end="")
         return 0
     prepare()  # a job whose id cannot be noted must not be submitted
-    if spec.array and command[0] == "ingest":
+    if MERGE in texts:
         divide_table(command, spec.array, cwd)
     for name, text in texts.items():
         (folder / name).write_text(text)
@@ -48,12 +48,10 @@ MERGE = "merge.sh"  # joins the stores that an ingest's tasks have made
 
 def job_texts(spec: JobSpec, command: Sequence[str], cwd: Path, folder: Path) -> dict[str, str]:
     """File name -> text, of everything that is submitted, in order. Reads a training's config, writes nothing."""
-    texts = {file_name(spec): job_text(spec, work_of(spec, command, cwd, folder))}
-    if spec.array and command[0] == "ingest":
-        if spec.scheduler == "kubernetes":
-            raise FoldlineError("an ingest's array ends with a merge, which Kubernetes cannot make wait; use `foldline ingest --workers`")
-        merge = merge_command(command, spec.array)
-        texts[MERGE] = job_text(_alone(spec), work_of(_alone(spec), merge, cwd, folder))
+    work = work_of(spec, command, cwd, folder)
+    texts = {file_name(spec): job_text(spec, work)}
+    if work.merge and spec.scheduler != "kubernetes":  # whose last pod does it
+        texts[MERGE] = job_text(_alone(spec), work_of(_alone(spec), work.merge, cwd, folder))
     return texts
 
 

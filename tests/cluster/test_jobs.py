@@ -17,7 +17,7 @@ import yaml
 from foldline.cluster.jobs.arguments import LISTS, OPTIONS
 from foldline.cluster.jobs.kubernetes import manifests
 from foldline.cluster.jobs.script import Work
-from foldline.cluster.jobs.shards import divide_table, merge_command, shard
+from foldline.cluster.jobs.shards import divide_table, shard
 from foldline.cluster.jobs.spec import JobSpec, resolve
 from foldline.cluster.jobs.text import job_text, run_directory, work_of
 from foldline.errors import FoldlineError
@@ -40,6 +40,12 @@ INGEST = Work(
     "/proj/af",
     "/proj/af/jobs/i-1",
     shards=(("raw a", "--store", "s.part-0"), ("raw-b", "--store", "s.part-1")),
+)
+POD_INGEST = replace(
+    INGEST,
+    shards=(("/proj/c.part-0-of-2.tsv", "--store", "/proj/s.part-0"), ("/proj/c.part-1-of-2.tsv", "--store", "/proj/s.part-1")),
+    merge=("store", "merge", "/proj/s.part-0", "/proj/s.part-1", "/proj/s"),
+    table="/proj/c.tsv",
 )
 LARGE = JobSpec(
     "slurm",
@@ -80,6 +86,7 @@ CASES: dict[str, tuple[JobSpec, Work]] = {
     "kubernetes_job.yaml": (replace(IMAGE, time="24:00:00", environment=("NCCL_DEBUG=WARN",)), PODS),
     "kubernetes_small.yaml": (replace(IMAGE, nodes=1, gpus_per_node=0, mount=(), requeue=False), PODS),
     "kubernetes_array.yaml": (replace(IMAGE, nodes=1, gpus_per_node=0, array=8), SEARCH),
+    "kubernetes_ingest.yaml": (replace(IMAGE, nodes=1, gpus_per_node=0, array=2), POD_INGEST),
     "kubernetes_jobset.yaml": (replace(IMAGE, kind="jobset"), PODS),
     "kubernetes_pytorchjob.yaml": (replace(IMAGE, kind="pytorchjob"), PODS),
     "kubernetes_trainjob.yaml": (replace(IMAGE, kind="trainjob"), PODS),
@@ -150,7 +157,7 @@ def _arguments(node: object) -> list[str]:
     return []
 
 
-@pytest.mark.parametrize("name", ["kubernetes_job.yaml", "kubernetes_small.yaml", "kubernetes_array.yaml"])
+@pytest.mark.parametrize("name", ["kubernetes_job.yaml", "kubernetes_small.yaml", "kubernetes_array.yaml", "kubernetes_ingest.yaml"])
 def test_jobs_and_services_satisfy_the_schema(name: str) -> None:
     import kubernetes_validate
 
@@ -342,9 +349,12 @@ def test_tasks_of_an_ingest_are_disjoint_and_complete(tmp_path: Path) -> None:
     assert work.command == ("ingest", "--workers", "2")
     assert work.shards[1] == ("chains.part-1-of-3.csv", "--store", "s.part-1")
     assert [path.name for path in paths] == [part[0] for part in work.shards]
-    assert merge_command(command, 3) == ("store", "merge", "s.part-0", "s.part-1", "s.part-2", "s")
+    assert (work.merge, work.table) == (("store", "merge", "s.part-0", "s.part-1", "s.part-2", "s"), "chains.csv")
     folders = shard(replace(ARRAY, array=2), replace(INGEST, command=("ingest", "a", "b", "c", "--store", "s")))
     assert folders.shards == (("a", "c", "--store", "s.part-0"), ("b", "--store", "s.part-1"))
+    assert folders.table == ""
+    with pytest.raises(FoldlineError, match="pods know no relative paths"):
+        shard(replace(IMAGE, array=3), replace(INGEST, command=command))
     for wrong, words in (
         (("ingest", "a", "--store", "s"), "more tasks than the ingest has sources"),
         (("ingest", "a", "b", "c", "--store", "s", "--mpi"), "--mpi does not go with --array"),

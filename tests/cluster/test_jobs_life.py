@@ -20,6 +20,8 @@ from foldline.cluster.jobs import follow, records, submit
 from foldline.cluster.jobs.kubernetes import RETRIED, pod_script
 from foldline.cluster.jobs.spec import JobSpec
 from foldline.cluster.jobs.text import work_of
+from foldline.data_store.ingest import ingest
+from foldline.data_store.store import Store
 from foldline.errors import FoldlineError
 
 from ..trainer.runs import NETWORK
@@ -282,6 +284,35 @@ def test_a_pod_goes_on_where_the_last_one_was(site: Path, kind: str, retried: in
     assert pod(1) == 0
     assert [call.endswith("--resume") for call in calls(site)] == [False, False, True, True]
     assert [call.split("--node ")[1][0] for call in calls(site)] == ["0", "0", "0", "1"]
+
+
+# Foldline, except that the first ingest of the third part is killed when it has just made its store.
+KILLED_ONCE = """#!/bin/bash
+echo "$@" >> "$FAKE_QUEUE/calls"
+{program} -m foldline.cli "$@" || exit
+[[ "$*" == ingest*part-2* ]] && exit 137
+exit 0
+"""
+
+
+@pytest.mark.slow
+def test_pods_share_an_ingest_and_the_last_one_merges(site: Path) -> None:
+    names = sorted(path.name.removesuffix(".pdb.gz") for path in DEMO.glob("*.pdb.gz"))
+    rows = [f"{name},{DEMO}/{name}.pdb.gz,{DEMO}/{name}.a3m.gz" for name in names]
+    (site / "chains.csv").write_text("id,structure,msas\n\n" + "\n".join(rows) + "\n")
+    ingest(site / "chains.csv", site / "alone")
+    (site / "bin" / "foldline").write_text(KILLED_ONCE.format(program=sys.executable))
+    spec = JobSpec("kubernetes", name="in", container="image", array=3)
+    work = work_of(spec, ["ingest", str(site / "chains.csv"), "--store", str(site / "s")], site, site / "in-1")
+
+    def pod(task: int) -> int:
+        return subprocess.run(["bash", "-c", pod_script(spec, work, str(task), "", "", "")], check=False, timeout=200).returncode
+
+    assert [pod(task) for task in (1, 2, 0)] == [0, 69, 0]
+    assert not (site / "s").exists(), "a part is not noted yet"
+    assert [pod(2), pod(2), pod(0)] == [0, 0, 0], "started again it does not ingest what is there; what is over stays as it is"
+    assert [call.split()[0] for call in calls(site)] == ["ingest", "ingest", "ingest", "store"]
+    assert Store.open(site / "s").content_hash == Store.open(site / "alone").content_hash
 
 
 def test_a_dry_run_touches_nothing(site: Path, capsys: pytest.CaptureFixture[str]) -> None:
