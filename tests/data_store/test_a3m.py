@@ -29,7 +29,7 @@ def a3m(rows: np.ndarray, deletions: np.ndarray, rng: np.random.Generator, width
 
 
 class TestRoundTrip:
-    @settings(max_examples=60, deadline=None)
+    @settings(max_examples=60)
     @given(st.integers(1, 30), st.integers(1, 8), st.integers(1, 70), st.sampled_from(["\n", "\r\n"]), st.integers(0, 2**32 - 1))
     def test_text_of_any_width_and_line_end(self, length: int, depth: int, width: int, end: str, seed: int) -> None:
         rng = np.random.default_rng(seed)

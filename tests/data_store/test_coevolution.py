@@ -38,7 +38,7 @@ def correlation(rows: np.ndarray, i: int, j: int) -> float:
 
 
 class TestWeights:
-    @settings(max_examples=25, deadline=None)
+    @settings(max_examples=25)
     @given(st.integers(0, 10**6), st.integers(1, 40), st.sampled_from([1, 9, 63, 64, 65, 130]))
     def test_equal_to_counting_one_by_one(self, seed: int, depth: int, length: int) -> None:
         rng = np.random.default_rng(seed)

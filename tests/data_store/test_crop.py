@@ -31,7 +31,7 @@ def line(length: int, unresolved: tuple[int, ...] = ()) -> ChainRecord:
 
 
 @given(length=st.integers(1, 60), size=st.integers(1, 70), mode=st.sampled_from(["contiguous", "spatial"]), seed=st.integers(0, 999))
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 def test_a_crop_is_a_rising_list_of_places_as_long_as_it_may_be(length: int, size: int, mode: str, seed: int) -> None:
     record = random_record(np.random.default_rng(seed), "c", length)
     chosen = crop_indices(record, size, mode, True, np.random.default_rng(seed))

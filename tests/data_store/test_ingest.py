@@ -188,7 +188,7 @@ class TestRepairs:
 
 
 class TestMatch:
-    @settings(max_examples=40, deadline=None)
+    @settings(max_examples=40)
     @given(st.integers(0, 2**32 - 1), st.integers(0, 8), st.integers(0, 8), st.integers(0, 3))
     def test_what_stays_keeps_its_coordinates(self, seed: int, head: int, tail: int, mutations: int) -> None:
         rng = np.random.default_rng(seed)
@@ -205,7 +205,7 @@ class TestMatch:
         assert (mapped.mask <= ATOM37_MASK[encode_sequence(mapped.sequence)]).all()
         assert bool(mapped.notes) == (mapped.sequence != chain.sequence)
 
-    @settings(max_examples=40, deadline=None)
+    @settings(max_examples=40)
     @given(st.integers(0, 2**32 - 1), st.integers(20, 120))
     def test_an_unrelated_query_is_refused(self, seed: int, length: int) -> None:
         rng = np.random.default_rng(seed)

@@ -45,7 +45,7 @@ class TestOrder:
         assert task == (1234, "c44", 8451226409322952821, 4)
 
     @given(place=PLACES, steps=st.integers(1, 5), position=st.integers(0, 10**9), step=st.integers(0, 10**6), seed=st.integers(0, 99))
-    @settings(deadline=None, max_examples=40)
+    @settings(max_examples=40)
     def test_ranks_together_take_consecutive_positions(
         self, place: tuple[int, int], steps: int, position: int, step: int, seed: int
     ) -> None:
@@ -63,7 +63,7 @@ class TestOrder:
         assert list(islice(made.share(Cursor(14, 7), 0, 1, 2, accumulate=3), 46)) == tasks[14:]
 
     @given(before=PLACES, after=PLACES, steps=st.integers(0, 4), seed=st.integers(0, 99))
-    @settings(deadline=None, max_examples=40)
+    @settings(max_examples=40)
     def test_is_elastic(self, before: tuple[int, int], after: tuple[int, int], steps: int, seed: int) -> None:
         """Stopping at a cursor and going on with other ranks continues the sequence of samples where it broke off."""
         made, seen = order(seed), []
@@ -124,7 +124,6 @@ class TestFrequencies:
         lengths=st.lists(st.tuples(st.integers(1, 3000), st.booleans(), st.sampled_from(["", "k", "m"])), min_size=2, max_size=20),
         fraction=st.floats(0.01, 0.99),
     )
-    @settings(deadline=None)
     def test_the_mix_is_exact_whatever_the_weights(self, lengths: list[tuple[int, bool, str]], fraction: float) -> None:
         rows = [(distilled if d else chain)(f"c{i}", length=n, cluster_id=k) for i, (n, d, k) in enumerate(lengths)]
         chains, data = table(chain("real"), distilled("predicted"), *rows), DataConfig(distillation_fraction=fraction)

@@ -84,7 +84,7 @@ def three(built: tuple[Path, list[ChainRecord]], tmp_path: Path) -> tuple[Store,
 
 
 class TestRoundTrip:
-    @settings(max_examples=5, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+    @settings(max_examples=5, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
     @given(chains=CHAINS, seed=st.integers(0, 2**32 - 1))
     def test_written_equals_read(self, tmp_path_factory: pytest.TempPathFactory, chains: list, seed: int) -> None:
         rng = np.random.default_rng(seed)
@@ -228,7 +228,7 @@ class TestOpen:
 
 
 class TestVerify:
-    @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+    @settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
     @given(data=st.data())
     @pytest.mark.parametrize("kind", ["folder", "zip"])
     def test_every_flipped_byte_is_found(self, three: tuple[Store, list[ChainRecord]], kind: str, data: st.DataObject) -> None:
