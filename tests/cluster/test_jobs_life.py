@@ -63,6 +63,7 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A directory with a config, on a host with every scheduler."""
     queue = tmp_path / "queue"
     queue.mkdir()
+    schedulers.number_jobs_apart(queue)
     schedulers.install(tmp_path / "bin")
     monkeypatch.setenv("FAKE_QUEUE", str(queue))
     monkeypatch.setattr(schedulers, "STATE", queue)
