@@ -25,6 +25,7 @@ pytestmark = pytest.mark.slow
 STEPS, EVERY = 40, 4
 OVERRIDES = [f"run.steps={STEPS}", f"run.checkpoint_every={EVERY}", "run.keep_last=20", "run.collective_timeout=20"]
 PATIENCE = 240.0  # seconds for a start under load
+ON_ITS_WAY = ("PENDING", "CONFIGURING", "RUNNING", "COMPLETING", "REQUEUED")  # Slurm's words; asking it costs less than `foldline jobs`
 
 
 @dataclass
@@ -92,7 +93,7 @@ class Job:
 
         def over() -> bool:
             self.site.slurm.start_now(self.number)
-            return self.word not in ("queued", "running", "requeued")
+            return self.site.slurm.state(self.number) not in ON_ITS_WAY and self.word not in ("queued", "running", "requeued")
 
         self.until(over, "the job does not end")
         assert self.word == "done", self.log
@@ -132,6 +133,8 @@ def assert_same_weights(one: Path, other: Path) -> None:
 
 def test_two_nodes_train_to_the_same_bits(site: Site, undisturbed: Path) -> None:
     job = site.train("plain")
+    job.until_step(EVERY)
+    assert job.word == "running"
     job.until_done()
     assert "rank 0/2 local 0/1 node 0" in job.log
     assert "node 1" in job.log
@@ -172,6 +175,8 @@ def test_a_warning_ahead_of_the_limit_saves_and_requeues(site: Site, undisturbed
     job = site.train("warned")
     job.until_step(EVERY)
     site.slurm.ask("scancel", "--batch", "--signal=USR1", job.number)
+    job.until(lambda: site.slurm.state(job.number) == "PENDING", "the job is not queued again")
+    assert job.word == "requeued"
     job.until_done()
     assert "told to stop; saving" in job.log
     assert "ended with code 75" in job.log
