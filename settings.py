@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import json
+import math
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -58,6 +59,9 @@ def from_dict(cls: type[T], data: Mapping[str, Any], where: str) -> T:
     from pydantic import TypeAdapter, ValidationError
 
     complete = _with_presets(cls, data, where, "")
+    endless = [f"{key} = {value}" for key, value in flatten(complete).items() if isinstance(value, float) and not math.isfinite(value)]
+    if endless:
+        raise FoldlineError(f"{where}: {', '.join(endless)}; give a finite number")
     try:
         return TypeAdapter(cls).validate_json(json.dumps(complete), strict=True)
     except ValidationError as error:

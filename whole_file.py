@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import socket
@@ -49,6 +50,18 @@ def write_atomic(path: Path, data: str | bytes) -> None:
 def write_json(path: Path, value: Any) -> None:
     """``value`` as indented JSON with sorted keys."""
     write_atomic(path, json.dumps(value, indent=1, sort_keys=True) + "\n")
+
+
+def check_out(out: Path) -> None:
+    """FoldlineError where ``write_out`` would fail, to be told before the work. Makes the folders above ``out``."""
+    try:
+        if out.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        out.parent.mkdir(parents=True, exist_ok=True)
+        if not os.access(out.parent, os.W_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+    except OSError as error:
+        raise FoldlineError(f"{out} cannot be written: {error.strerror}; give --out another path") from None
 
 
 def write_out(out: Path, text: str) -> None:

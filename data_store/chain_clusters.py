@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import FoldlineError
-from ..whole_file import write_out
+from ..whole_file import check_out, write_out
 from .chain_table import ChainTable
 from .mmseqs import easy_cluster, find_mmseqs
 from .store import Store
@@ -24,6 +24,7 @@ def cluster_store(path: Path, out: Path, identity: float, coverage: float, threa
     for name, value in (("--identity", identity), ("--coverage", coverage)):
         if not 0.0 <= value <= 1.0:
             raise FoldlineError(f"{name} {value} must lie between 0 and 1")
+    check_out(out)
     find_mmseqs("foldline store cluster")
     store = Store.open(path)
     ids = store.chain_ids

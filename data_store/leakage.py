@@ -12,7 +12,7 @@ import numpy as np
 
 from ..errors import FoldlineError
 from ..settings import from_dict, read_toml
-from ..whole_file import write_out
+from ..whole_file import check_out, write_out
 from .chain_clusters import COVERAGE, read_sequences, with_clusters
 from .chain_table import ChainTable, read_chain_table
 from .config import DataConfig
@@ -106,6 +106,8 @@ def leakage_command(path: Path, config: Path, out: Path | None, threads: int) ->
     if not isinstance(tables.get("data"), dict):
         raise FoldlineError(f"{config} has no [data] section; the hold-out rules stand there")
     data = from_dict(DataConfig, tables["data"], f"{config} [data]")
+    if out is not None:
+        check_out(out)
     report = find_leakage(Store.open(path), data, threads)
     if out is not None:
         _write(report, out)

@@ -121,6 +121,8 @@ def _lacks(place: Place) -> str:
     if not isinstance(place, FolderPlace):
         return "holds no manifest.json"
     root = Path(place.path)
+    if root.is_file() and root.suffix == ".zip":
+        return "is no whole zip file, so restore it from a copy if it was one"
     return "is not a folder" if root.is_file() else "holds no manifest.json" if root.is_dir() else "does not exist"
 
 

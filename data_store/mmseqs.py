@@ -87,6 +87,8 @@ def _write_fasta(path: Path, sequences: Sequence[str]) -> Path:
 
 
 def _run(command: list[str], threads: int) -> None:
+    if threads < 0:
+        raise FoldlineError(f"--threads {threads} must be at least 0; 0 takes all cores")
     full = [*command, "--threads", str(threads or len(os.sched_getaffinity(0))), "-v", "2"]
     done = subprocess.run(full, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace", check=False)
     if done.returncode:

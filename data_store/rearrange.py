@@ -18,7 +18,7 @@ from .parts import PartWriter
 from .places import FolderPlace, writing
 from .schema import CHAINS_PER_PART
 from .store import Store
-from .writer import append_parts, commit_store, refuse_existing
+from .writer import append_parts, commit_store, refuse_place
 
 _NAMED_AT_MOST = 5
 _SMALL = CHAINS_PER_PART // 2  # parts of fewer chains are joined
@@ -29,7 +29,7 @@ def merge_stores(sources: Sequence[Path | str], destination: Path, *, keep_first
 
     FoldlineError when sources share chains, unless ``keep_first``.
     """
-    refuse_existing(destination)
+    refuse_place(destination)
     stores = [Store.open(source) for source in sources]
     seen: set[str] = set()
     twice: dict[str, list[str]] = {}
@@ -85,6 +85,8 @@ def split_by_share(source: Path | str, share: float, seed: int, destinations: tu
     """A random ``share`` of the chains (0..1) to the first, the rest to the second store; which ones depends on ids and seed alone."""
     if not 0.0 < share < 1.0:
         raise FoldlineError(f"--share {share} must lie between 0 and 1")
+    if seed < 0:
+        raise FoldlineError(f"--seed {seed} must be at least 0")
     store = Store.open(source)
     ids = sorted(store.chain_ids)
     order = np.random.default_rng(seed).permutation(len(ids))
@@ -111,7 +113,7 @@ def _split(store: Store, shares: Sequence[set[str]], destinations: Sequence[Path
 def _build(stores: Sequence[tuple[Path, Sequence[tuple[Store, set[str]]]]], *, join_small: bool) -> None:
     """Prepare the parts of every destination, then commit them all."""
     for destination, _ in stores:
-        refuse_existing(destination)
+        refuse_place(destination)
     with ExitStack() as stack:
         ready = []
         for destination, sources in stores:

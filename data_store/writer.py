@@ -20,7 +20,7 @@ from .places import FolderPlace, place_of, writing
 from .schema import MANIFEST, PARTS, SCHEMA_VERSION
 from .types import ChainRecord
 
-__all__ = ["StoreWriter", "append_parts", "check_record", "commit_store", "refuse_existing"]
+__all__ = ["StoreWriter", "append_parts", "check_record", "commit_store", "refuse_existing", "refuse_place"]
 
 _NAMED_AT_MOST = 5
 
@@ -126,6 +126,15 @@ def refuse_existing(path: Path) -> None:
     """FoldlineError when something lies at ``path``."""
     if os.path.lexists(path):
         raise FoldlineError(f"{path} already exists; a store is never overwritten: remove it or give --store another path")
+
+
+def refuse_place(path: Path) -> None:
+    """FoldlineError when no new store can be made at ``path``: something lies there, or it names another kind of place than a folder."""
+    refuse_existing(path)
+    text = str(path)
+    if text.startswith("s3:/") or path.suffix == ".zip":
+        there = "s3://" + text.removeprefix("s3:").lstrip("/") if text.startswith("s3:/") else text
+        raise FoldlineError(f"{there}: a store is made as a folder; name one, and then: foldline store copy FOLDER {there}")
 
 
 def _place_parts(root: Path, parts: Sequence[Path]) -> list[PartEntry]:

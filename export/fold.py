@@ -90,7 +90,9 @@ def fold_command(
     check_passes(passes)
     if seed < 0:
         raise FoldlineError(f"--seed {seed} must not be negative")
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+    if out.exists() and not out.is_dir():
+        raise FoldlineError(f"{out} is a file; give --out a folder, which is made where it is not there")
+    if out.exists() and any(out.iterdir()):
         raise FoldlineError(f"{out} is not empty; results are never overwritten: give another --out or remove it first")
     records = read_fold_input(source)
     if templates is not None:

@@ -68,6 +68,8 @@ def _train(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> Non
 
 
 def _run_train(args: argparse.Namespace) -> int:
+    if args.max_restarts < 0:
+        raise FoldlineError(f"--max-restarts {args.max_restarts} must be at least 0")
     if args.launcher == "mpi":
         from .config import load_config
         from .restarts import train_on_ranks

@@ -14,10 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ...errors import FoldlineError
+from ..places import writing
 from ..pool import worker_pool
 from ..store import Store
 from ..templates.limits import TemplateLimits
-from ..writer import append_parts, commit_store, refuse_existing
+from ..writer import append_parts, commit_store, refuse_existing, refuse_place
 from .entry import Listing
 from .layouts import AUTO, list_sources
 from .outcome import Outcome, quarantined
@@ -81,6 +82,9 @@ class _Run:
     def __init__(self, sources: Sequence[Path], store: Path, settings: IngestSettings, say: Say) -> None:
         TemplateLimits(max_release_date=settings.max_template_date)  # refuses what is no date
         self.store, self.settings, self.say = store, settings, say
+        self.report = settings.report or store.with_name(f"{store.name}.report")
+        if self.report.exists() and not self.report.is_dir():
+            raise FoldlineError(f"{self.report} is a file; give --report a folder for report.html and report.json")
         self.partial = store.absolute().parent / f".{store.name}.partial"
         self.options, state = self._options()
         self.listings = list_sources(sources, settings.layout, settings.structures)
@@ -94,7 +98,8 @@ class _Run:
         """Make the units that are not made, commit the store, write the report."""
         with _claimed(self.partial):
             report = self._committed() or self._make(progress, pool)
-            write_report(report, self.settings.report or self.store.with_name(f"{self.store.name}.report"), self.store)
+            with writing(self.report):
+                write_report(report, self.report, self.store)
             shutil.rmtree(self.partial)
         return report
 
@@ -146,7 +151,7 @@ class _Run:
             there = Store.open(self.store)
             existing, state = frozenset(there.chain_ids), there.content_hash
         elif not (self.partial / _COMMIT).is_file():
-            refuse_existing(self.store)
+            refuse_place(self.store)
         templates = self.settings.templates
         if templates is not None and not templates.is_dir():
             raise FoldlineError(f"--templates {templates} is not a folder; give the folder that holds PDBID.cif files")
@@ -217,6 +222,8 @@ def _claimed(partial: Path) -> Iterator[None]:
 def _nothing_to_store(sources: Sequence[Path], listings: Sequence[Listing]) -> str:
     where = ", ".join(map(str, sources))
     reasons = _some([outcome for listing in listings for outcome in listing.outcomes])
+    if not reasons and all(source.is_file() for source in sources):
+        return f"{where} lists no entry; give a line for each below the one that names the columns"
     needs = "ingest needs NAME.cif or NAME.pdb (or .gz) with NAME.a3m beside it, or one of the layouts that --layout names"
     return f"{where} holds no structure; {needs}{f' ({reasons})' if reasons else ''}"
 

@@ -71,6 +71,12 @@ def search_command(request: Request) -> int:
 def _plan(request: Request) -> Plan:
     if request.iterations < 1:
         raise FoldlineError(f"--iterations {request.iterations}: at least one pass must be made")
+    if request.threads is not None and request.threads < 1:
+        raise FoldlineError(f"--threads {request.threads}: at least one must search; leave it out to share the cores among the workers")
+    if request.timeout is not None and not request.timeout > 0:
+        raise FoldlineError(f"--timeout {request.timeout:g} must be above 0 seconds; leave it out for none")
+    if not request.memory >= 0:
+        raise FoldlineError(f"--memory {request.memory:g} must be at least 0 GiB; 0 streams every database")
     names = [text.partition("=")[0] for text in request.databases]
     if request.template_db is not None and TEMPLATES in names:
         raise FoldlineError(f"--db {TEMPLATES}=…: the name {TEMPLATES} belongs to --template-db; choose another")

@@ -26,7 +26,7 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
     try:
         found = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
-        raise FoldlineError(f"no parameters at {path}") from None
+        raise FoldlineError(f"no parameters at {path}; give the file that was downloaded") from None
     except IsADirectoryError:
         raise FoldlineError(f"{path} is a folder; give the .pt file of the model's parameters") from None
     except (UnpicklingError, RuntimeError, EOFError, OSError, ValueError, LookupError, AttributeError) as error:

@@ -67,7 +67,7 @@ def read_npz(path: Path) -> dict[str, np.ndarray]:
                 raise FoldlineError(f"{path} is a single array, not an npz of named arrays; give the params_model_*.npz file")
             arrays = {name: file[name] for name in file.files}
     except FileNotFoundError:
-        raise FoldlineError(f"no parameters at {path}") from None
+        raise FoldlineError(f"no parameters at {path}; give the file that was downloaded") from None
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
         raise FoldlineError(f"{path} is not a readable npz of arrays: {error}; download or copy it again") from None
     if odd := [name for name, array in arrays.items() if not isinstance(array, np.ndarray)]:

@@ -119,6 +119,9 @@ def server_runs(uri: str, limit: int) -> list[RunLine]:
         raise missing_package("mlflow", "train", "foldline runs --uri")
     from .feed import open_client
 
+    file = uri.removeprefix("sqlite:///")
+    if file != uri and not Path(file).is_file():  # MLflow would make one
+        raise FoldlineError(f"--uri {uri}: there is no database {file}; a run's is sqlite:///RUN/mlflow.db")
     try:
         client = open_client(uri)
         experiments = [experiment.experiment_id for experiment in client.search_experiments()]
