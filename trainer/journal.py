@@ -77,19 +77,29 @@ class Journal:
             self.trouble = str(error)
 
 
-def read_after(path: Path, offset: int, limit: int = sys.maxsize) -> Unsent:
-    """Records of at most ``limit`` complete lines from byte ``offset`` on; lines that are not records (torn by a crash) are passed over.
+def read_after(path: Path, offset: int, limit: int = sys.maxsize, until: int = sys.maxsize) -> Unsent:
+    """Records of at most ``limit`` complete lines between the bytes ``offset`` and ``until``; lines that are not records (torn by a crash)
+    are passed over.
 
     Where ``offset`` is not the end of a line the file is not the one it was taken in (a host's crash cost it its end): all of it is read.
     """
+    records, end = [], offset if follows_a_line(path, offset) else 0
+    with path.open("rb") as file:
+        file.seek(end)
+        for line in islice(file, limit):
+            if not line.endswith(b"\n") or end + len(line) > until:
+                break
+            end += len(line)
+            if (record := _parse(line)) is not None:
+                records.append(record)
+    return Unsent(records, end)
+
+
+def follows_a_line(path: Path, offset: int) -> bool:
+    """Whether a line of the file ends just before byte ``offset``, or the file begins there."""
     with path.open("rb") as file:
         file.seek(max(0, offset - 1))
-        if offset and file.read(1) != b"\n":
-            file.seek(0)
-            offset = 0
-        lines = [line for line in islice(file, limit) if line.endswith(b"\n")]
-    records = [record for line in lines if (record := _parse(line)) is not None]
-    return Unsent(records, offset + sum(map(len, lines)))
+        return not offset or file.read(1) == b"\n"
 
 
 def side_journal(path: Path) -> Path:

@@ -23,12 +23,14 @@ from foldline.cli import main
 from foldline.data_store.config import DataConfig
 from foldline.errors import FoldlineError
 from foldline.settings import flatten, to_dict
+from foldline.trainer.chaos.checks import points
 from foldline.trainer.config import RunConfig, RunSection, TrackingConfig, check, to_json
 from foldline.trainer.journal import Journal
 from foldline.trainer.provenance import container, git_state, run_of_weights
 from foldline.trainer.rundir import RunDir
 from foldline.trainer.system import SystemSampler
 from foldline.trainer.tables import append_table, read_table
+from foldline.trainer.tracking.feed import Feed, reason_of
 from foldline.trainer.tracking.registry import judge
 from foldline.trainer.tracking.state import TrackingState
 from foldline.trainer.tracking.sync import in_order, sync_run
@@ -225,6 +227,68 @@ def test_a_server_that_was_emptied_gets_everything_again(tmp_path: Path) -> None
     assert second != first
     assert amount.metrics == 4
     assert losses(uri, second) == [(1, 9.0), (2, 8.0)]
+
+
+def test_a_step_made_again_is_one_point_where_it_came_to_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Killed after step 4, gone on from step 2: losses stand once, times of steps 3 and 4 twice; whoever sends, and when, and however often
+    a call fails.
+    """
+    monkeypatch.setattr("foldline.trainer.tracking.feed.LINES_PER_READ", 2)
+    run, uri = begin(config(tmp_path / "run")), f"sqlite:///{tmp_path / 'all.db'}"
+    journal = Journal(run.journal)
+
+    def write(*steps: int, seconds: float) -> None:
+        for step in steps:
+            journal.append("system", step, {"system/h/cpu_share": 0.5})
+            journal.append("train", step, {"loss/total": 10.0 - step, "optim/lr": 1e-3, "time/step": seconds + step})
+
+    write(1, 2, 3, seconds=1.0)
+    feed = Feed(run, uri)
+    feed.send()
+    write(4, seconds=1.0)
+    journal.append("resume", 2, {})
+    write(3, seconds=2.0)
+    plain, calls = MlflowClient.log_batch, []
+
+    def unsteady(self: MlflowClient, *given: Any, **named: Any) -> Any:
+        calls.append(1)
+        if len(calls) == 2:
+            raise OSError("the network is gone")
+        return plain(self, *given, **named)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(MlflowClient, "log_batch", unsteady)
+        with pytest.raises(OSError, match="network"):
+            feed.send()
+        feed.send()
+    write(4, 5, seconds=2.0)
+    run_id = sync_run(run.root, uri)[1]  # another process
+    client = MlflowClient(uri)
+    found = {
+        name: sorted((m.step, m.value) for m in client.get_metric_history(run_id, name))
+        for name in ("loss/total", "optim/lr", "time/step", "system/h/cpu_share")
+    }
+    assert found["loss/total"] == [(step, 10.0 - step) for step in range(1, 6)]
+    assert found["optim/lr"] == [(step, 1e-3) for step in range(1, 6)]
+    assert found["time/step"] == [(1, 2.0), (2, 3.0), (3, 4.0), (3, 5.0), (4, 5.0), (4, 6.0), (5, 7.0)]
+    assert {step for step, _ in found["system/h/cpu_share"]} == {1, 2, 3, 4, 5}
+    held = {(name, m.step, m.timestamp, m.value) for name in found for m in client.get_metric_history(run_id, name)}
+    assert held == points(run)
+
+
+def test_files_of_a_shared_database_lie_beside_it(tmp_path: Path) -> None:
+    run, uri = begin(config(tmp_path / "run")), f"sqlite:///{tmp_path / 'all.db'}"
+    record(run, 1)
+    _, run_id = sync_run(run.root, uri)
+    (experiment,) = (e for e in MlflowClient(uri).search_experiments() if e.name == "foldline")
+    assert experiment.artifact_location == (tmp_path / "mlruns").as_uri()
+    assert (tmp_path / "mlruns" / run_id / "artifacts" / "config.json").exists()
+
+
+def test_an_error_that_is_told_is_one_short_line() -> None:
+    assert reason_of(OSError("no\nsecond line")) == "no"
+    assert reason_of(TimeoutError()) == "TimeoutError"
+    assert len(reason_of(OSError("x" * 5000))) == 200
 
 
 def test_lines_of_runs_nest_and_link(tmp_path: Path) -> None:

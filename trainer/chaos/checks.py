@@ -69,9 +69,19 @@ def tracked(run: RunDir, uri: str) -> list[str]:
 
 
 def points(run: RunDir) -> set[Point]:
-    """All points of the run's journals, those that a resumption voids included: MLflow holds these too."""
-    records = [record for path in run.root.glob("metrics*.jsonl") for record in read_after(path, 0).records]
-    return {(n, record.step, round(record.time * 1000), v) for record in records for n, v in record.metrics.items() if not math.isnan(v)}
+    """The points of the run's journals. What a resumption voids is there too, for MLflow takes nothing back; where a step that was made
+    again has the value that it had, that one stands for both.
+    """
+    found: set[Point] = set()
+    for path in run.root.glob("metrics*.jsonl"):
+        newest: dict[tuple[str, int], float] = {}
+        for record in read_after(path, 0).records:
+            for name, value in record.metrics.items():
+                again = record.kind != "system" and newest.get((name, record.step)) == value
+                if not again and not math.isnan(value):
+                    found.add((name, record.step, round(record.time * 1000), value))
+                    newest[name, record.step] = value
+    return found
 
 
 def processes(mark: str, patience: float) -> list[str]:

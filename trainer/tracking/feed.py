@@ -1,7 +1,7 @@
 """One run directory on its way into one MLflow server: whole, once, and resumable after any interruption.
 
 Nothing that MLflow gets exists only in memory. Metrics go line by line of the journals; a line that is sent twice is one row of MLflow's
-database, because its time, step and value are those of the journal.
+database, because its time, step and value are those of the journal. A step that was made again is one point where it came to the same.
 """
 
 from __future__ import annotations
@@ -18,11 +18,12 @@ from ... import __version__
 from ...errors import FoldlineError
 from ...settings import flatten, from_dict, to_dict
 from ..config import RunConfig
-from ..journal import read_after
+from ..journal import follows_a_line, read_after
 from ..run_state import FAILED, FINISHED, LOST, RUNNING, STOPPED, state_of, told
 from ..rundir import RunDir
 from .parents import parent_run, stage_of
 from .registry import register
+from .repeats import Repeats
 from .state import Sent, TrackingState, locked, read_json
 
 T = TypeVar("T")
@@ -40,6 +41,8 @@ METRICS_PER_CALL = 1000  # the server's limits
 PARAMS_PER_CALL = 100
 LINES_PER_READ = 50  # of a journal; what is sent is remembered after each
 LONGEST_VALUE, LONGEST_DIGEST = 6000, 36
+LONGEST_REASON = 200  # of an error that is told
+SQLITE = "sqlite:///"
 ARTIFACTS = (
     "config.json",
     "deepspeed.json",
@@ -72,6 +75,7 @@ class Feed:
         self.run_id = TrackingState.read(run.tracking).servers.get(uri, Sent()).run_id
         self._hint = hint
         self._client: Any = None
+        self._repeats: dict[str, Repeats] = {}
 
     def send(self) -> Amount:
         """Send everything that is not there yet, the run's state last. Raises what MLflow raises; what was sent is remembered."""
@@ -100,13 +104,17 @@ class Feed:
             batch = read_after(journal, offset, LINES_PER_READ)
             if batch.end == offset:
                 break
-            pairs = [(record, name, value) for record in batch.records for name, value in record.metrics.items() if value == value]
-            metrics = [Metric(name, value, round(record.time * 1000), record.step) for record, name, value in pairs]
+            repeats = self._repeats.pop(journal.name, None)
+            if repeats is None or repeats.at != offset:
+                repeats = Repeats(journal, offset if follows_a_line(journal, offset) else 0)
+            points = repeats.fresh(batch.records)
+            metrics = [Metric(name, value, round(record.time * 1000), record.step) for record, name, value in points]
             for part in _chunks(metrics, METRICS_PER_CALL):
                 self._client.log_batch(sent.run_id, metrics=part, synchronous=True)
-            sent.journals[journal.name] = batch.end
+            sent.journals[journal.name] = repeats.at = batch.end
             count += len(metrics)
             state.save()
+            self._repeats[journal.name] = repeats  # not where a call failed: what MLflow has is then read again
         return count
 
     def _send_file(self, path: Path, state: TrackingState, sent: Sent) -> bool:
@@ -165,15 +173,23 @@ class Feed:
         name = config.tracking.experiment
         experiment = client.get_experiment_by_name(name)
         if experiment is None:
-            # Files of a local run lie in its directory; a server knows better where its own belong.
-            location = (self.run.root / "artifacts").resolve().as_uri() if self.uri == self.run.local_uri else None
             try:
-                return str(client.create_experiment(name, artifact_location=location))
+                return str(client.create_experiment(name, artifact_location=self._location()))
             except MlflowException:  # another run made it meanwhile
                 experiment = client.get_experiment_by_name(name)
                 if experiment is None:
                     raise
         return str(experiment.experiment_id)
+
+    def _location(self) -> str | None:
+        """Where the files of an experiment belong: those of a local run in its directory, those of another database beside it (MLflow would
+        take the folder that this process happens to be in); a server knows better.
+        """
+        if self.uri == self.run.local_uri:
+            return (self.run.root / "artifacts").resolve().as_uri()
+        if self.uri.startswith(SQLITE):
+            return Path(self.uri.removeprefix(SQLITE).partition("?")[0]).resolve().with_name("mlruns").as_uri()
+        return None
 
     def _describe(self, client: Any, experiment: str, config: RunConfig, run_id: str) -> None:
         """Parameters (which MLflow never changes: what a resumed run changed becomes a tag), tags, the parent and the data set."""
@@ -214,6 +230,12 @@ def open_client(uri: str) -> Any:
     from mlflow import MlflowClient
 
     return MlflowClient(tracking_uri=uri)
+
+
+def reason_of(error: Exception) -> str:
+    """An error of MLflow, its HTTP client or its database in a line that can be told."""
+    line = next(iter(str(error).splitlines()), "") or type(error).__name__
+    return line if len(line) <= LONGEST_REASON else f"{line[: LONGEST_REASON - 2]} …"
 
 
 def _exists(client: Any, run_id: str) -> bool:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from ...errors import FoldlineError, missing_package
 from ..rundir import RunDir
-from .feed import Amount, Feed, read_config
+from .feed import Amount, Feed, read_config, reason_of
 from .parents import parent_directory
 
 # A person waits for these, not a training step.
@@ -39,9 +39,8 @@ def sync_run(folder: Path, uri: str) -> tuple[Amount, str]:
     except FoldlineError:
         raise
     except Exception as error:  # MLflow, its HTTP client and its database each have their own
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise FoldlineError(
-            f"{folder}: {uri} did not take everything ({reason}); give the same command again, it goes on from there"
+            f"{folder}: {uri} did not take everything ({reason_of(error)}); give the same command again, it goes on from there"
         ) from None
 
 

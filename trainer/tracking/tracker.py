@@ -9,7 +9,7 @@ import threading
 from ...errors import missing_package
 from ..config import RunConfig
 from ..rundir import RunDir
-from .feed import Feed
+from .feed import Feed, reason_of
 from .parents import parent_directory
 
 CLOSE_SECONDS = 60.0  # how long the end of a run waits for the last batch
@@ -65,4 +65,4 @@ class Tracker:
             self._feed.send()
             self.trouble = ""
         except Exception as error:  # whatever a server, a proxy or a full disk does, training goes on
-            self.trouble = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+            self.trouble = reason_of(error)
