@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 
+from foldline.data_store.config import FeatureConfig
 from foldline.export.runners import Runner
-from foldline.export.runners_aoti import LONGEST, AOTInductorRunner, compile_package
+from foldline.export.runners_aoti import AOTInductorRunner, compile_package, size_limits
 from foldline.export.runners_torch import TorchRunner
 from foldline.model.alphafold import AlphaFold
 from foldline.tests.export.conformance import RunnerLaws
 
-LIMITS = {"N_res": (2, LONGEST), "N_clust": (2, 16), "N_extra": (2, 32), "N_templ": (2, 8)}
+FEATURES = FeatureConfig(max_msa_clusters=16, max_extra_msa=32, max_templates=8)
 
 
 class TestTorchCompile(RunnerLaws):
@@ -21,4 +23,4 @@ class TestTorchCompile(RunnerLaws):
 class TestAOTInductor(RunnerLaws):
     def make(self, model: AlphaFold, graphs: Path, folder: Path) -> Runner:
         compile_package(model, folder, "cpu", lambda text: None)
-        return AOTInductorRunner(folder, model.config, model.state_dict(), "cpu", LIMITS)
+        return AOTInductorRunner(folder, copy.deepcopy(model), "cpu", size_limits(model.config, FEATURES))
