@@ -1,4 +1,4 @@
-"""TensorRT-RTX reads the graphs with the types that stand in them, and builds real engines of them without a GPU."""
+"""TensorRT-RTX reads the graphs with the types that stand in them; the full trunk becomes a real engine. Small ones: test_tensorrt."""
 
 from __future__ import annotations
 
@@ -48,12 +48,11 @@ def build(trt: Any, builder: Any, network: Any, stage: Stage, profile: Profile) 
 
 
 @pytest.mark.parametrize("precision", HALVES)
-def test_the_trunk_is_read_with_its_types_and_built(precision: str, graphs_of: GraphsOf) -> None:
+def test_the_trunk_is_read_with_its_types(precision: str, graphs_of: GraphsOf) -> None:
     model, folder = graphs_of("small", precision)
     stage = next(stage for stage in stages(model.config) if stage.name == "evoformer")
     trt = load("tensorrt_rtx")
-    logger = new_logger(trt)
-    builder, network = parse(trt, "tensorrt_rtx", graph_path(folder, stage.name), logger)
+    _builder, network = parse(trt, "tensorrt_rtx", graph_path(folder, stage.name), new_logger(trt))
     found, half = layers(network), HALVES[precision]
     assert found["SOFTMAX", "FLOAT"] == 4, "softmax is not in float32, or was fused away"
     assert found["NORMALIZATION", "FLOAT"] == 12
@@ -62,9 +61,6 @@ def test_the_trunk_is_read_with_its_types_and_built(precision: str, graphs_of: G
     products = {kind[1]: count for kind, count in found.items() if kind[0] == "MATRIX_MULTIPLY"}
     assert products == ({"BF16": 52, "FLOAT": 3} if precision == "bf16" else {"FLOAT": 55})  # of fp16 between casts, to add up in float32
     assert (found["CAST", "HALF"] > 2 * 52) == (precision == "fp16")
-    (profile,) = bucket_profiles((64,), FeatureConfig(max_msa_clusters=8, max_extra_msa=16, max_templates=2))
-    plan = build(trt, builder, network, stage, profile)
-    assert len(plan) > graph_path(folder, stage.name).stat().st_size, logger.reason()
 
 
 @pytest.mark.slow

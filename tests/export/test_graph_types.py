@@ -147,10 +147,15 @@ def reference_stages(folder: Path) -> RunStage:
 
 
 ENGINES = {("bf16", "reference"): reference_stages, ("fp16", "reference"): reference_stages, ("fp16", "onnxruntime"): onnxruntime_stages}
+SMALL, NO_TEMPLATES, DEEP = (8, 16, 2), (3, 1, 0), (124, 600, 1)  # clusters, extra rows, templates
+ROUNDED = [
+    pytest.param(*key, *sizes, marks=[pytest.mark.slow] if sizes == DEEP and key[1] == "reference" else [])  # numpy takes long over them
+    for key in ENGINES
+    for sizes in (SMALL, NO_TEMPLATES, DEEP)
+]
 
 
-@pytest.mark.parametrize(("precision", "engine"), ENGINES)
-@pytest.mark.parametrize(("clusters", "extra", "templates"), [(8, 16, 2), (3, 1, 0), (124, 600, 1)])
+@pytest.mark.parametrize(("precision", "engine", "clusters", "extra", "templates"), ROUNDED)
 def test_half_graphs_round_as_torch_does(
     precision: str, engine: str, clusters: int, extra: int, templates: int, graphs_of: GraphsOf, records: dict[str, ChainRecord]
 ) -> None:

@@ -24,6 +24,9 @@ from foldline.tests.export.conformance import RunnerLaws, cycles_of
 
 
 class TestTorch(RunnerLaws):
+    test_the_numbers_are_pytorchs_at_every_size_and_pass = None  # type: ignore[assignment]  # it would be compared with itself
+    test_recycled_tensors_are_pytorchs = None  # type: ignore[assignment]
+
     def make(self, model: AlphaFold, graphs: Path, folder: Path) -> Runner:
         return TorchRunner(model)
 
