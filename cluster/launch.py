@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import sysconfig
+import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -38,6 +39,12 @@ def mpirun(ranks: int, arguments: Sequence[str]) -> int:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+        clear_session(job.pid)
+
+
+def clear_session(process: int) -> None:
+    """Delete what an mpirun that was killed has left among the temporary files, megabytes each time; one that ended has done so itself."""
+    shutil.rmtree(Path(tempfile.gettempdir()) / f"ompi.{process}", ignore_errors=True)
 
 
 def die_with_parent() -> Callable[[], None]:

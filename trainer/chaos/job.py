@@ -13,6 +13,7 @@ from pathlib import Path
 
 import psutil
 
+from ...cluster.launch import clear_session
 from ..journal import read_after
 from ..rundir import RunDir
 
@@ -91,11 +92,14 @@ class Job:
 
     def kill_all(self) -> None:
         """SIGKILL to launcher, ranks and their helpers at once, as when the power goes."""
-        for pid in bearers(self._mark):
+        killed = bearers(self._mark)
+        for pid in killed:
             send(pid, signal.SIGKILL)
         self.process.wait()
         while bearers(self._mark):
             time.sleep(0.01)
+        for pid in killed:
+            clear_session(pid)
 
 
 def bearers(mark: str) -> list[int]:
