@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from typing import ClassVar
+
+from ..errors import FoldlineError
 
 
 @dataclass(frozen=True)
@@ -129,6 +131,27 @@ class ModelConfig:
     structure: StructureConfig = field(default_factory=StructureConfig)
     heads: HeadsConfig = field(default_factory=HeadsConfig)
     loss: LossConfig = field(default_factory=LossConfig)
+
+    def __post_init__(self) -> None:
+        """Raises one FoldlineError that lists every size that no network can have."""
+        if wrong := list(_impossible(self, "model")):
+            raise FoldlineError("; ".join(wrong))
+
+
+def _impossible(config: object, where: str) -> Iterator[str]:
+    """Negative numbers, empty layers and dropout of everything, in a config and those inside it."""
+    for item in fields(config):  # type: ignore[arg-type]
+        value, key = getattr(config, item.name), f"{where}.{item.name}"
+        if is_dataclass(value):
+            yield from _impossible(value, key)
+        elif isinstance(value, bool):
+            continue
+        elif value < 0:
+            yield f"{key} = {value} is negative"
+        elif value == 0 and item.name != "c_value" and item.name.startswith(("c_", "heads", "iterations", "bins")):
+            yield f"{key} = 0 must be at least 1"
+        elif value >= 1 and item.name.startswith("dropout"):
+            yield f"{key} = {value} must be below 1"
 
 
 def multimer_embedder() -> EmbedderConfig:

@@ -35,6 +35,12 @@ CASES = {
         f"train --config {ROOT}/examples/demo.toml --set optim.lr=inf --launcher mpi",
         "optim.lr = inf; give a finite number",
     ),
+    "train seed": (f"train --config {ROOT}/examples/demo.toml --set run.seed=-1 --launcher mpi", "run.seed = -1 is negative"),
+    "model sizes": (
+        f"plan --config {ROOT}/examples/demo.toml --set model.c_m=0 --set model.evoformer.blocks=-1",
+        "model.c_m = 0 must be at least 1; model.evoformer.blocks = -1 is negative",
+    ),
+    "validate step": ("validate --run {run} --checkpoint 77", "has no checkpoint of that step; it has none"),
     "runs database": ("runs --uri sqlite:///{new}/mlflow.db", "there is no database"),
     "fold out": ("fold {fasta} --bundle {folder} --out {file}", "is a file; give --out a folder"),
     "weights": ("weights import {new} --preset model_1 --out {new}2", "give the file that was downloaded"),
@@ -45,13 +51,15 @@ CASES = {
 def test_bad_input_is_one_message(case: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     command, message = CASES[case]
     monkeypatch.chdir(tmp_path)
-    names = {name: tmp_path / name for name in ("file", "folder", "new", "fasta", "manifest", "zip", "data")}
+    names = {name: tmp_path / name for name in ("file", "folder", "new", "fasta", "manifest", "zip", "data", "run")}
     names |= {"manifest": tmp_path / "m.csv", "zip": tmp_path / "cut.zip", "data": tmp_path / "data.toml"}
     names["file"].write_text("text\n")
     names["folder"].mkdir()
     names["fasta"].write_text(">q\nMKTAYIAKQR\n")
     names["manifest"].write_text("id,structure\n")
     names["zip"].write_bytes(b"PK\x03\x04cut")
+    names["run"].mkdir()
+    (names["run"] / "config.json").write_text("{}")
     names["data"].write_text('[data]\nstore = "x"\n')
     before = sorted(tmp_path.rglob("*"))
     assert main([word.format(**names) for word in command.split()]) == 2

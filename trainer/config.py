@@ -142,6 +142,7 @@ def check(config: RunConfig) -> None:
             config.model.template.enabled or config.features.max_templates == 0,
             f"model.template.enabled = false, but features.max_templates = {config.features.max_templates}; set it to 0",
         ),
+        (run.seed >= 0, f"run.seed = {run.seed} is negative"),
         (run.threads >= 0, f"run.threads = {run.threads} is negative; 0 shares the cores among the ranks"),
         (run.device in ("auto", "cpu", "cuda"), f"run.device = {run.device!r} is none of auto, cpu, cuda"),
         (run.collective_timeout > 0, f"run.collective_timeout = {run.collective_timeout} is not above 0 seconds"),

@@ -23,7 +23,9 @@ def draw_distance_map(score: ChainScore, step: int, path: Path) -> None:
     true[~(score.mask[:, None] * score.mask[None, :] > 0)] = np.nan
     both = np.where(np.tri(len(true), dtype=bool), true, predicted)
     figure, axes = _figure(5.4, 4.8)
-    image = axes.imshow(both, cmap="viridis_r", vmin=0, vmax=FARTHEST, interpolation="nearest")
+    ends = (0.5, len(both) + 0.5)  # residues count from 1
+    extent = (*ends, *ends[::-1])
+    image = axes.imshow(both, cmap="viridis_r", vmin=0, vmax=FARTHEST, interpolation="nearest", extent=extent)
     axes.set_title(f"{score.chain_id} ({score.split}) at step {step}\nlDDT-Cα {score.lddt:.3f}, pLDDT {score.plddt:.1f}", fontsize=10)
     axes.set_xlabel("residue; above the diagonal: predicted")
     axes.set_ylabel("residue; below the diagonal: true")
@@ -42,7 +44,8 @@ def draw_curves(history: Sequence[Record], path: Path) -> None:
         steps = np.array([record.step for record in train])
         values = np.array([record.metrics.get(name, np.nan) for record in train])
         axes.plot(steps, values, color="tab:blue", alpha=0.25, linewidth=0.8)
-        axes.plot(*_smooth(steps, values), color="tab:blue", label=label)
+        faint = "" if len(steps) <= SMOOTHED else ", mean; faint: each step"
+        axes.plot(*_smooth(steps, values), color="tab:blue", label=f"{label}{faint}")
         axes.set_xlabel("step")
     for split, colour in (("trained", "tab:green"), ("validation", "tab:red")):
         name = f"validate/{split}/lddt_ca"

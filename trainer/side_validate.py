@@ -88,13 +88,18 @@ class SideJob:
 
 def validate_once(job: SideJob, run: RunDir, step: int | None) -> int:
     """Validate the checkpoint of ``step``, or all that were not validated yet. FoldlineError where ``step`` has none."""
+    check_step(run, step)
+    done = [job.validate(each) for each in ([step] if step is not None else job.pending())]
+    return 0 if all(done) else 2
+
+
+def check_step(run: RunDir, step: int | None) -> None:
+    """FoldlineError where ``step`` has no checkpoint."""
     if step is not None and not (run.checkpoints / f"step_{step:08d}" / "manifest.json").exists():
         there = sorted(int(path.parent.name[5:]) for path in run.checkpoints.glob("step_*/manifest.json"))
         raise FoldlineError(
             f"--checkpoint {step}: {run.root} has no checkpoint of that step; it has {', '.join(map(str, there)) or 'none'}"
         )
-    done = [job.validate(each) for each in ([step] if step is not None else job.pending())]
-    return 0 if all(done) else 2
 
 
 def validate_along(job: SideJob, watch: RunWatch, say: Say, seconds: float) -> int:

@@ -18,7 +18,7 @@ from ..whole_file import write_atomic
 from .calibration_plot import draw_calibration
 from .config import RunConfig, load_config
 from .rundir import RunDir
-from .side_validate import SideJob, only_one, open_store, run_directory, validate_along, validate_once
+from .side_validate import SideJob, check_step, only_one, open_store, run_directory, validate_along, validate_once
 from .tracking.feed import read_config
 from .tracking.sync import sync_run
 from .tracking.tracker import uri_of
@@ -40,6 +40,7 @@ def validate_run(root: Path, watch: bool, step: int | None, device: str, silence
     if watch:
         _wait_for_start(RunDir(root), silence, seconds)
     run = run_directory(root)
+    check_step(run, step)  # before a store that is away is waited for
     config = read_config(run)
     place = _start(config, device)
     with only_one(run):

@@ -10,6 +10,7 @@ from pathlib import Path
 from .outcome import Outcome
 from .report import Histogram, IngestReport, histograms
 
+_NARROW = 16  # bars of a card that takes half of the page at most
 _SHOWN = 200  # entries of one class on the page; report.json has all
 _COLOURS = {"stored": "#2f7d5b", "repaired": "#c58a1c", "skipped": "#8a929c", "quarantined": "#b8433c"}
 _MEANING = {
@@ -62,7 +63,7 @@ def page(report: IngestReport, store: Path) -> str:
     )
     share = "".join(f'<i style="width:{100 * n / total:.3f}%;background:{_COLOURS[name]}"></i>' for name, n in counts.items() if n)
     about = f"{sum(counts.values()):,} entries, layout {', '.join(dict.fromkeys(report.layouts)) or 'unknown'}"
-    cards = "".join(_card(title, histogram) for title, histogram in histograms(report.facts).items())
+    cards = _cards(histograms(report.facts))
     sections = [
         _section("What was stored", f'<div class="cards">{cards}</div>' if cards else ""),
         _section("Quarantined, by reason", _tables(report.quarantine_reasons())),
@@ -82,8 +83,14 @@ def _section(title: str, body: str) -> str:
     return f"<h2>{escape(title)}</h2>{body}" if body else ""
 
 
-def _card(title: str, histogram: Histogram) -> str:
-    wide = len(histogram.labels) > 16
+def _cards(drawn: Mapping[str, Histogram]) -> str:
+    """Two cards in a row, wide ones alone; the last narrow one is wide where it would stand alone."""
+    narrow = [title for title, histogram in drawn.items() if len(histogram.labels) <= _NARROW]
+    alone = narrow[-1:] if len(narrow) % 2 else []
+    return "".join(_card(title, histogram, title in alone or title not in narrow) for title, histogram in drawn.items())
+
+
+def _card(title: str, histogram: Histogram, wide: bool) -> str:
     note = escape(histogram.note)
     drawing = _bars(histogram, 1000 if wide else 480)
     return f'<div class="card{" wide" if wide else ""}"><div><h3>{escape(title)}</h3><span class="soft">{note}</span></div>{drawing}</div>'
