@@ -128,7 +128,7 @@ class BenchConfig:
     """How an engine's speed and memory are measured beside PyTorch's, on the proteins of the gate."""
 
     repeats: int = 3  # folds of each protein by each contender, in turn; 0: the report has no speed
-    compile: str = "auto"  # torch.compile as a contender: "always", "never", or "auto": on a GPU, where its minutes of compiling pay
+    compile: str = "auto"  # torch.compile as a contender: "always", "never", or "auto": where it can compile, which takes a minute or two
     memory: bool = True  # peak memory, by one process for each protein and contender
 
     def __post_init__(self) -> None:

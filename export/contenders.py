@@ -47,10 +47,12 @@ def contenders(core: Core, engine: Engine, config: BenchConfig) -> tuple[dict[st
         left_out.append("PyTorch in fp16: its products are emulated on a CPU")
     elif precision != "fp32":
         given[f"PyTorch {precision}"] = partial(own, precision, False)
-    if config.compile == "never" or (config.compile == "auto" and device == "cpu"):
-        left_out.append(f"torch.compile: export.bench.compile = {config.compile}, on {'a GPU' if device == 'cuda' else 'a CPU'}")
+    obstacle = "export.bench.compile = never" if config.compile == "never" else _no_compiler(device)
+    if obstacle and config.compile == "always":
+        raise FoldlineError(f"torch.compile: {obstacle}; install it, set CXX, or give --set export.bench.compile=never")
+    if obstacle:
+        left_out.append(f"torch.compile: {obstacle}")
     else:
-        _require_compiler(device)
         given[f"torch.compile {'fp32' if reduced else precision}"] = partial(own, "fp32" if reduced else precision, True)
     return given | {f"{engine.kind} engine": partial(open_engine, core, engine)}, left_out
 
@@ -70,10 +72,8 @@ def machine_name(device: str) -> str:
     return torch.cuda.get_device_name() if device == "cuda" else f"a CPU, {torch.get_num_threads()} threads of PyTorch"
 
 
-def _require_compiler(device: str) -> None:
+def _no_compiler(device: str) -> str:
+    """Why torch.compile cannot work; "" where it can."""
     compiler = os.environ.get("CXX", "g++")
-    if device == "cpu" and shutil.which(compiler) is None:
-        raise FoldlineError(
-            f"torch.compile needs a C++ compiler on a CPU, and '{compiler}' is not there; install it, set CXX, "
-            "or give --set export.bench.compile=never"
-        )
+    missing = device == "cpu" and shutil.which(compiler) is None
+    return f"it needs a C++ compiler on a CPU, and '{compiler}' is not there" if missing else ""

@@ -40,11 +40,12 @@ def foldline(*arguments: str, **environment: str) -> subprocess.CompletedProcess
 def line(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder with ``store``, ``run``, ``bundle`` and ``folds``, each made by its command."""
     root = tmp_path_factory.mktemp("line")
+    quick = ["--set=export.bench.memory=false", "--set=export.bench.compile=never"]
     where = [f"--set=run.dir={root}/run", f"--set=data.store={root}/store", *(f"--set={value}" for value in SMALL)]
     for arguments in (
         ["ingest", str(DEMO), "--store", f"{root}/store"],
         ["train", "--config", str(ROOT / "examples" / "demo.toml"), *where, "--launcher", "mpi", "--ranks", "2"],
-        ["export", "--run", f"{root}/run", "--out", f"{root}/bundle", "--config", str(EXPORT), "--set=export.bench.memory=false"],
+        ["export", "--run", f"{root}/run", "--out", f"{root}/bundle", "--config", str(EXPORT), *quick],
         ["fold", str(HELD_OUT), "--bundle", f"{root}/bundle", "--out", f"{root}/folds", "--recycles", "1"],
     ):
         done = foldline(*arguments)
