@@ -8,10 +8,12 @@ from foldline.cluster import doctor
 
 
 def test_every_topic_is_reported() -> None:
-    findings = {finding.topic: finding for finding in doctor.examine()}
+    found = doctor.examine()
+    findings = {finding.topic: finding for finding in found}
     assert {"python", "machine", "gpu", "mpirun", "compiler", "kernels", *doctor.PACKAGES} <= set(findings)
     assert findings["torch"].state == findings["gemmi"].state == "works"
     assert all(finding.detail for finding in findings.values())
+    assert [f.detail.partition(":")[0] for f in found if f.topic == "not bit-equal"] == list(doctor.NOT_DETERMINISTIC)
 
 
 def test_a_check_that_raises_becomes_a_finding(monkeypatch: pytest.MonkeyPatch) -> None:
