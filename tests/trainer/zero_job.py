@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import sys
+import threading
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 import torch.distributed as dist
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from foldline.cluster.ranks import discover
 from foldline.data_store.config import DataConfig, FeatureConfig
 from foldline.errors import FoldlineError
 from foldline.model.weights import load_weights
-from foldline.trainer.checkpoint import MODEL
+from foldline.trainer import checkpoint_writer
+from foldline.trainer.checkpoint import EMA, MODEL
 from foldline.trainer.checkpoint_writer import Policy
 from foldline.trainer.checkpoints import Checkpoints
 from foldline.trainer.config import OptimConfig, RunConfig, RunSection
@@ -102,12 +105,50 @@ def check_stage(stage: int, config: RunConfig, folder: Path) -> None:
     assert [line.split(":")[0] for line in checkpoints.news()] == [f"checkpoint of step {s}" for s in (2, 3, 4) if dist.get_rank() == 0]
     path = run.checkpoints / "step_00000004"
     assert not list(run.checkpoints.glob(".partial*"))
+    if stage == 2:
+        check_writing_holds_no_step(engine, ema, run, world)
     exact = checkpoints.weights(engine, ema.averages)
     assert exact["scale"].item() == 2.0
     advance(engine, ema, range(STEPS, STEPS + 3))
     later, later_ema = (gather(engine, stage, p) for p in (master_partitions(engine, stage), ema.averages))
     check_resume(stage, config, checkpoints, path, later, later_ema, exact)
     check_damage(checkpoints, run, stage)
+
+
+def check_writing_holds_no_step(engine: object, ema: Ema, run: RunDir, world: int) -> None:
+    """``save`` returns while the disk takes its time, unless it is to wait; the state that is written is that of the moment of ``save``."""
+    slow, plain = threading.Event(), checkpoint_writer.write_tensors
+
+    def write(*given: object) -> str:
+        assert slow.wait(60)
+        return plain(*given)
+
+    checkpoint_writer.write_tensors = write
+    beside = RunDir(run.root / "beside")
+    if dist.get_rank() == 0:
+        beside.root.mkdir()
+        beside.config.write_text("{}")
+    checkpoints = Checkpoints(beside, 2, "store", Policy(1))
+    checkpoints.save(engine, ema, 4, 4 * world, "")
+    saved = checkpoints.weights(engine, ema.averages)
+    before = [average.clone() for average in ema.averages]
+    for average in ema.averages:
+        average.add_(1.0)  # what comes after
+    assert checkpoints.news() == []
+    assert not list(beside.checkpoints.glob("step_*"))
+    dist.barrier()
+    slow.set()
+    checkpoints.finish()
+    same(load_file(beside.checkpoints / "step_00000004" / EMA), saved, exact=True)
+    for average, value in zip(ema.averages, before, strict=True):
+        average.copy_(value)
+    slow.clear()
+    late = threading.Timer(0.3, slow.set)
+    late.start()
+    Checkpoints(beside, 2, "store", Policy(1), asynchronous=False).save(engine, ema, 5, 5 * world, "")
+    assert slow.is_set()
+    assert (beside.checkpoints / "step_00000005" / "manifest.json").exists()
+    checkpoint_writer.write_tensors = plain
 
 
 def check_resume(
