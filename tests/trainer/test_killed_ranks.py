@@ -14,23 +14,32 @@ import pytest
 
 from .runs import FAULTS, STEPS, Job, check_equal, history, write_config
 
-AFTER_A_START = 6.0  # seconds from the start of the ranks within which some kills come: imports, meeting, restoring, the first steps
 SPARE = 3  # restarts for starts that Open MPI itself fails on a busy machine
-WITHIN_A_STEP = 0.5  # seconds after a step was journalled within which the others come: steps, checkpoints
+AFTER_A_START = 6.0  # seconds from the start of the ranks within which some kills come: imports, meeting, restoring, the first steps
+WITHIN_A_STEP = 0.5  # seconds after a step was journalled within which others come
+# What is going on at the first kills; of further ones chance decides. "beginning": before there is a checkpoint; "saving": one is written.
+MOMENTS = ("beginning", "saving", "training", "starting")
 
 
-def kill_one(job: Job, chance: random.Random, step: int, before: set[int]) -> set[int]:
-    """Kill a rank of the start that follows the one of ``before``, at a moment of its own; returns that start's processes.
+def saving(run: Path, since: float) -> bool:
+    """Whether a checkpoint is being written that was begun after ``since``: a killed start leaves its own behind until the next one."""
+    with suppress(FileNotFoundError):
+        return any(path.stat().st_mtime > since for path in run.glob("checkpoints/.partial_*"))
+    return False
 
-    Every fourth moment is counted from the start of the ranks, the others from a step, ``step`` at the earliest.
-    """
+
+def kill_one(job: Job, chance: random.Random, moment: str, step: int, before: set[int]) -> set[int]:
+    """Kill a rank of the start that follows the one of ``before``, after step ``step`` at the earliest; returns that start's processes."""
     job.wait_until(lambda: len(set(job.ranks().values()) - before) == 2)
     ranks = job.ranks()
-    if chance.random() < 0.25:
-        time.sleep(chance.uniform(0.0, AFTER_A_START))
-    else:
-        job.wait_until(lambda: job.step >= step and history(job.run)[-1].time > psutil.Process(min(ranks.values())).create_time())
+    born = psutil.Process(min(ranks.values())).create_time()
+    if moment == "saving":
+        job.wait_until(lambda: saving(job.run, born) and job.step >= step)
+    elif moment == "training":
+        job.wait_until(lambda: job.step >= step and history(job.run)[-1].time > born)
         time.sleep(chance.uniform(0.0, WITHIN_A_STEP))
+    elif moment == "starting":
+        time.sleep(chance.uniform(0.0, AFTER_A_START))
     with suppress(ProcessLookupError):
         os.kill(chance.choice(sorted(ranks.values())), signal.SIGKILL)
     return set(ranks.values())
@@ -41,9 +50,11 @@ def test_ranks_killed_at_random_moments_change_nothing(store: Path, undisturbed:
     chance, killed = random.Random(kills), set[int]()
     job = Job(write_config(tmp_path, store, FAULTS), "--max-restarts", str(kills + SPARE))
     for number in range(kills):
-        killed = kill_one(job, chance, 1 + number * (STEPS - 3) // kills, killed)
+        moment = MOMENTS[number] if number < len(MOMENTS) else chance.choice(MOMENTS[1:])
+        killed = kill_one(job, chance, moment, number * (STEPS - 3) // kills, killed)
     code, _, errors = job.end()
     assert code == 0, errors
+    assert "from the beginning, for there is no checkpoint yet" in errors
     assert f"restart {kills} of {kills + SPARE} from" in errors
     assert [record.step for record in history(job.run)] == list(range(1, STEPS + 1))
     check_equal(undisturbed, job.run, STEPS)
