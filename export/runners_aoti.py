@@ -14,12 +14,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .. import __version__
 from ..data_store.config import FeatureConfig
 from ..data_store.types import FieldSchema
 from ..errors import FoldlineError
 from ..model.alphafold import AlphaFold
 from ..model.config import ModelConfig
 from ..model.precision import apply_precision
+from .bundle import hash_of
 from .core import Core
 from .engine_store import Built, Engine
 from .graph import output_schema
@@ -115,7 +117,9 @@ class AOTInductorKind:
 
     def _depends(self, core: Core, precision: str, device: str) -> dict[str, Any]:
         machine = cuda_device() if device == "cuda" else host()
-        return common(core, self.name, precision, device) | {"machine": machine, "versions": package_versions("torch")}
+        versions = package_versions("torch") | {"foldline": __version__}
+        facts = {"machine": machine, "versions": versions, "functions": signatures(core.model)}
+        return common(core, self.name, precision, device) | facts
 
 
 def compile_package(model: AlphaFold, folder: Path, device: str, say: Say) -> None:
@@ -128,6 +132,13 @@ def compile_package(model: AlphaFold, folder: Path, device: str, say: Say) -> No
             say(f"aotinductor: compiling {call.code}")
             files[call.code] = _compile(call, model, device)
     package_aoti(str(folder / PACKAGE), files)
+
+
+def signatures(config: ModelConfig) -> str:
+    """Hash of the functions of a pass and their arguments in order: a package whose arguments have moved would compute nonsense."""
+    with torch.device("meta"):
+        calls = calls_of(AlphaFold(config))
+    return hash_of([[call.code, *call.stage.inputs, "->", *call.stage.outputs, "of", *call.parameters] for call in calls])
 
 
 def size_limits(config: ModelConfig, features: FeatureConfig) -> dict[str, tuple[int, int]]:

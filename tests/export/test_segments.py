@@ -11,7 +11,7 @@ import torch
 from foldline.data_store.types import ChainRecord
 from foldline.export.graph import FoldPass, output_schema
 from foldline.export.runners import features_of, recycled_tensors, to_tensors
-from foldline.export.runners_aoti import size_limits
+from foldline.export.runners_aoti import signatures, size_limits
 from foldline.export.segments import Segment, calls_of
 from foldline.export.stages import POLICIES
 from foldline.model.alphafold import AlphaFold
@@ -57,6 +57,13 @@ def test_a_full_size_network_is_few_functions() -> None:
     heads = ("heads.masked_msa.", "heads.experimentally_resolved.")
     read = [p for call in calls for p in call.parameters]
     assert sorted(read) == sorted(name for name, _ in model.named_parameters() if not name.startswith(heads)), "lost, or given twice"
+
+
+def test_the_functions_are_known_by_their_arguments() -> None:
+    small = CONFIGS["small"]()
+    deeper = replace(small, evoformer=replace(small.evoformer, blocks=2))
+    assert signatures(small) == signatures(CONFIGS["small"]())
+    assert len({signatures(config) for config in (small, deeper, CONFIGS["bare"]())}) == 3
 
 
 def test_limits_are_those_of_the_networks_own_dimensions() -> None:
