@@ -108,7 +108,9 @@ def default_kind(wanted: str) -> tuple[str, str]:
 
 def order_of(config: ExportConfig) -> Order:
     """What ``[export]`` asks of an engine."""
-    return Order(config.precision, config.device, config.lengths, config.threads, config.compute_capability, config.tensorrt)
+    return Order(
+        config.precision, config.device, config.lengths, config.threads, config.compute_capability, config.tensorrt, config.plugins
+    )
 
 
 def _store(run: TrainedRun) -> str:

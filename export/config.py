@@ -10,6 +10,8 @@ from ..settings import load_or_default
 
 WEIGHTS = ("auto", "fixed", "strip", "strip-identical")  # what becomes of them in TensorRT engines
 COMPILE = ("auto", "always", "never")
+NO_PLUGINS, CUEQUIVARIANCE = "none", "cuequivariance"
+PLUGINS = (NO_PLUGINS, CUEQUIVARIANCE)  # whose kernels stand in an engine's graphs
 
 
 @dataclass(frozen=True)
@@ -164,6 +166,7 @@ class ExportConfig:
     device: str = "auto"  # what the engine runs on: "cpu", "cuda", for ONNX Runtime also "tensorrt"; "auto": the best that works here
     lengths: tuple[int, ...] = (128, 256, 384, 512)  # N_res that a TensorRT engine is tuned for; the last is the longest it takes
     compute_capability: str = ""  # of the GPU to build for, "8.9"; "" = the one in this machine
+    plugins: str = NO_PLUGINS  # "cuequivariance": its kernels compute the triangle updates of a `tensorrt` engine
     tensorrt: TensorRTConfig = field(default_factory=TensorRTConfig)
     gate: GateConfig = field(default_factory=GateConfig)
     bench: BenchConfig = field(default_factory=BenchConfig)
@@ -171,6 +174,8 @@ class ExportConfig:
     def __post_init__(self) -> None:
         if not self.lengths or list(self.lengths) != sorted(set(self.lengths)) or self.lengths[0] < 8:
             raise FoldlineError(f"export.lengths = {list(self.lengths)} must rise, from at least 8 residues")
+        if self.plugins not in PLUGINS:
+            raise FoldlineError(f"export.plugins = '{self.plugins}' is none of {', '.join(PLUGINS)}")
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from ..model.config import ModelConfig
 from ..model.weights import load_weights, read_weights
 from ..settings import from_dict
 from .bundle import GRAPHS, WEIGHTS, Bundle, sha256_of
+from .config import NO_PLUGINS
 from .graphs import write_graphs
 from .weight_file import WEIGHTS_FILE, write_weights
 
@@ -55,13 +56,16 @@ class Core:
         own = engine / GRAPHS
         return own if own.is_dir() else self.path / GRAPHS / precision
 
-    def need_graphs(self, precision: str, engine: Path) -> Path:
-        """``graphs``, written into the engine's folder where the core has none in this precision."""
+    def need_graphs(self, precision: str, engine: Path, plugins: str = NO_PLUGINS) -> Path:
+        """``graphs``, written into the engine's folder where the core has none in this precision, or where they have plugin nodes.
+
+        The core's graphs are always plain.
+        """
         folder = self.graphs(precision, engine)
-        if folder.is_dir():
+        if folder.is_dir() and plugins == NO_PLUGINS:
             return folder
         (engine / GRAPHS).mkdir()
-        write_graphs(self.network(), engine / GRAPHS, precision, self.opset)
+        write_graphs(self.network(), engine / GRAPHS, precision, self.opset, plugins)
         return engine / GRAPHS
 
 

@@ -6,11 +6,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import onnx
+import torch
 
 from ..errors import FoldlineError
 from ..model.alphafold import AlphaFold
+from .config import NO_PLUGINS
 from .pieces import stage_pieces
-from .stages import Stage, stages
+from .plugins import takes_any
+from .stages import Stage, find_policy, stages
 from .stitching import Stitcher
 from .weight_file import place_weights, write_weights
 
@@ -23,16 +26,24 @@ def graph_path(folder: Path, stage: str) -> Path:
     return folder / f"{stage}.onnx"
 
 
-def write_graphs(model: AlphaFold, folder: Path, precision: str, opset: int = OPSET) -> None:
+def write_graphs(model: AlphaFold, folder: Path, precision: str, opset: int = OPSET, plugins: str = NO_PLUGINS) -> None:
     """Write ``STAGE.onnx`` for every stage of ``model`` and the one file of weights that all of them read into the existing ``folder``.
 
     Every length is dynamic. Initialisers have their parameters' names, in the type they are multiplied in, and nothing is folded: two sets
     of weights give the same graphs, byte for byte, and ``weight_file.write_weights`` replaces the weights alone. Each file passes ONNX's
-    checker and strict inference. Raises FoldlineError for an unknown precision or opset, and for weights that the type cannot hold.
+    checker and strict inference. ``plugins``: one of ``config.PLUGINS``; with "cuequivariance" triangle updates are its nodes where its
+    kernels take them, and the weights file is the same. Raises FoldlineError for an unknown precision or opset, for weights that the type
+    cannot hold, and where plugins are asked for that take nothing of this network.
     """
     if opset not in OPSETS:
         raise FoldlineError(f"opset {opset} is outside {OPSETS[0]}..{OPSETS[-1]}; set export.opset = {OPSET}")
-    graphs = dict(_graphs(model, precision, opset))
+    products = find_policy(precision).products
+    if plugins != NO_PLUGINS and not takes_any(model, getattr(torch, products)):
+        raise FoldlineError(
+            f"export.plugins = '{plugins}' takes no triangle update of this network in {precision}: heads are to have a multiple of 8 "
+            f"(fp32: 4) channels, multiplications a multiple of 32; leave export.plugins = '{NO_PLUGINS}'"
+        )
+    graphs = dict(_graphs(model, precision, opset, plugins != NO_PLUGINS))
     place_weights([proto.graph for proto in graphs.values()], dict(model.named_parameters()))
     for stage, proto in graphs.items():
         onnx.save(proto, graph_path(folder, stage))
@@ -41,8 +52,8 @@ def write_graphs(model: AlphaFold, folder: Path, precision: str, opset: int = OP
         onnx.checker.check_model(str(graph_path(folder, stage)), full_check=True)
 
 
-def _graphs(model: AlphaFold, precision: str, opset: int) -> Iterator[tuple[str, onnx.ModelProto]]:
-    pieces, stitcher = stage_pieces(model), Stitcher(model, precision, opset)
+def _graphs(model: AlphaFold, precision: str, opset: int, plugins: bool) -> Iterator[tuple[str, onnx.ModelProto]]:
+    pieces, stitcher = stage_pieces(model), Stitcher(model, precision, opset, plugins)
     for stage in stages(model.config):
         proto = stitcher.stage(stage, pieces[stage.name])
         _check_inputs(stage, proto)

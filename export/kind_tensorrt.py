@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import FoldlineError
+from .config import NO_PLUGINS
 from .core import Core, copy_own_graphs, graph_hashes
 from .engine_store import Built, Engine
 from .kinds import Order, Precisions, Say, common
@@ -44,8 +45,10 @@ class TensorRTKind:
     def build(self, core: Core, order: Order, folder: Path, say: Say) -> Built:
         """Plans for the length buckets of ``order``, from the graphs in its precision."""
         from .tensorrt import BuildOptions, build
+        from .tensorrt.plugins import register_plugins
 
-        graphs = core.need_graphs(order.precision, folder)
+        plugins = register_plugins() if order.plugins != NO_PLUGINS else {}
+        graphs = core.need_graphs(order.precision, folder, order.plugins)
         targets = (order.compute_capability,) if order.compute_capability else ()
         facts = build(
             self.name,
@@ -56,6 +59,7 @@ class TensorRTKind:
             precision=order.precision,
             weights_sha256=core.weights_sha256,
             options=BuildOptions(order.tensorrt.weights, targets, order.tensorrt.portable),
+            plugins=plugins,
             on_stage=say,
         )
         return self._built(core, order.precision, facts)
@@ -65,12 +69,13 @@ class TensorRTKind:
         from .tensorrt import load
         from .tensorrt.backend import this_gpu
         from .tensorrt.identity import check_gpu
+        from .tensorrt.plugins import plugins_here
 
         facts, gpu = engine.details["tensorrt"], this_gpu()
         if gpu is not None:
             check_gpu(facts, gpu, str(engine.path))
         graphs = graph_hashes(core.graphs(engine.precision, engine.path))
-        here = dict(facts) | {"version": load(self.name).__version__, "onnx": graphs}
+        here = dict(facts) | {"version": load(self.name).__version__, "onnx": graphs} | plugins_here(facts)
         return self._built(core, engine.precision, here).depends
 
     def open(self, core: Core, engine: Engine) -> Runner:
@@ -97,4 +102,5 @@ class TensorRTKind:
     def _built(self, core: Core, precision: str, facts: Mapping[str, Any]) -> Built:
         own = {"machine": facts["architecture"], "versions": {self.name: facts["version"]}, "graphs": facts["onnx"]}
         sizes = {"profiles": facts["profiles"], "mode": facts["mode"]}
-        return Built(common(core, self.name, precision, "cuda") | own | sizes, {"tensorrt": facts, "limits": facts["limits"]})
+        plugins = {"plugins": facts["plugins"]} if "plugins" in facts else {}
+        return Built(common(core, self.name, precision, "cuda") | own | sizes | plugins, {"tensorrt": facts, "limits": facts["limits"]})

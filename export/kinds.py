@@ -14,13 +14,14 @@ import torch
 from ..errors import FoldlineError
 from ..settings import to_dict
 from .bundle import hash_of
-from .config import TensorRTConfig
+from .config import NO_PLUGINS, TensorRTConfig
 from .core import Core
 from .engine_store import Built, Engine
 from .runners import Runner
 
 Say = Callable[[str], None]
 Precisions = Mapping[str, Sequence[str]]
+WITH_PLUGINS = "tensorrt"  # the one kind whose package takes plugins written in Python
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,7 @@ class Order:
     threads: int = 0  # within one operator, on the CPU; 0 = one per core
     compute_capability: str = ""  # of the GPU to build for, "8.9"; "" = the one in this machine
     tensorrt: TensorRTConfig = field(default_factory=TensorRTConfig)
+    plugins: str = NO_PLUGINS  # whose kernels stand in the graphs: one of ``config.PLUGINS``
 
 
 class Kind(Protocol):
@@ -100,7 +102,12 @@ def find_kind(name: str) -> Kind:
 
 
 def settle(kind: Kind, order: Order) -> Order:
-    """``order`` with its device chosen and both device and precision checked. Raises FoldlineError with the reason of every refusal."""
+    """``order`` with its device chosen; device, precision and plugins are checked. FoldlineError with the reason of every refusal."""
+    if order.plugins != NO_PLUGINS and kind.name != WITH_PLUGINS:
+        raise FoldlineError(
+            f"export.plugins = '{order.plugins}': engine '{kind.name}' takes plain graphs alone, plugins are for '{WITH_PLUGINS}'; "
+            f"build that kind, or leave export.plugins = '{NO_PLUGINS}'"
+        )
     wanted = list(kind.precisions) if order.device == "auto" else [order.device]
     refusals = []
     for device in wanted:

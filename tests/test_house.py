@@ -26,6 +26,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
 }
 # Optional packages and the files that may import each: one, or one in each of two packages that may not import each other.
 ONE_FILE = {
+    "cuequivariance_ops_torch": ("export/tensorrt/plugins.py",),
     "deepspeed": ("trainer/engine.py",),
     "mlflow": ("trainer/tracking/feed.py", "trainer/tracking/registry.py"),
     "mpi4py": ("cluster/ranks.py", "data_store/pool.py"),

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from ...errors import FoldlineError
@@ -20,6 +21,7 @@ from .identity import file_sha256, identity_of
 from .options import FIXED, FLAGS, STRIPPED, BuildOptions, settle_mode
 from .weights import write_constants
 
+NONE: Mapping[str, str] = MappingProxyType({})
 NO_ALLOCATION = (
     "REQUIRE_USER_ALLOCATION"  # flag of newer builders: nothing is allocated while an engine runs, so that CUDA graphs can be captured
 )
@@ -47,12 +49,13 @@ def build(
     precision: str,
     weights_sha256: str,
     options: BuildOptions | None = None,
+    plugins: Mapping[str, str] = NONE,
     on_stage: Callable[[str], None] = lambda text: None,
 ) -> dict[str, Any]:
     """Build every stage of ``model`` from the graphs in ``graphs`` for every profile into the folder ``out``; returns the engine's facts.
 
-    ``on_stage`` is told each plan as it is done. TensorRT tunes on the GPU that it builds on; TensorRT-RTX builds without one. Raises
-    FoldlineError with the parser's or builder's own words.
+    ``plugins``: package -> version of the registered plugins whose nodes the graphs have. ``on_stage`` is told each plan as it is done.
+    TensorRT tunes on the GPU that it builds on; TensorRT-RTX builds without one. Raises FoldlineError with the parser's or builder's words.
     """
     options = options or BuildOptions()
     trt, gpu = load(backend), this_gpu()
@@ -78,6 +81,8 @@ def build(
         "limits": {dim: list(limit) for dim, limit in limits_of(profiles).items()},
         "plans": plans,
     }
+    if plugins:
+        facts["plugins"] = dict(plugins)
     if mode in STRIPPED:
         facts["parameters"] = write_constants(graphs, [stage.name for stage in chain], out)
     return facts | {"identity": identity_of(facts)}

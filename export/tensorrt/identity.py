@@ -12,6 +12,7 @@ from ...errors import FoldlineError
 
 # What makes two engines interchangeable when it is equal. All else in engine.json (seconds, bytes) only describes.
 IDENTITY = ("backend", "version", "architecture", "precision", "mode", "weights", "onnx", "profiles")
+WHERE_PRESENT = ("plugins",)  # likewise, of engines that have them
 MEANING = {
     "backend": "the engine's package",
     "version": "the package's version",
@@ -21,12 +22,14 @@ MEANING = {
     "weights": "the weights' sha256",
     "onnx": "the ONNX graphs' sha256",
     "profiles": "the profiles",
+    "plugins": "the plugins' version",
 }
 
 
 def identity_of(facts: Mapping[str, Any]) -> str:
     """sha256 over everything an engine depends on: equal identities are interchangeable engines."""
-    return hashlib.sha256(json.dumps({key: facts[key] for key in IDENTITY}, sort_keys=True).encode()).hexdigest()
+    keys = (*IDENTITY, *(key for key in WHERE_PRESENT if key in facts))
+    return hashlib.sha256(json.dumps({key: facts[key] for key in keys}, sort_keys=True).encode()).hexdigest()
 
 
 def check(facts: Mapping[str, Any], here: Mapping[str, Any], where: str) -> None:

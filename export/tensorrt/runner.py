@@ -23,6 +23,7 @@ from .engine import KernelStore, Runtime, StageEngine
 from .identity import check, check_gpu
 from .launch import GraphLauncher
 from .passes import BucketPass, Scratch, StageExecutor
+from .plugins import plugins_here
 from .weights import WEIGHTS_FILE
 
 Opener = Callable[[Profile], Sequence[StageExecutor]]
@@ -111,7 +112,7 @@ class TensorRTRunner(BucketRunner):
         if reason is not None or gpu is None:
             raise FoldlineError(reason or f"engine '{backend}' needs an NVIDIA GPU")
         trt = load(backend)
-        check(facts, {"version": trt.__version__}, str(folder))
+        check(facts, {"version": trt.__version__} | plugins_here(facts), str(folder))
         check_gpu(facts, gpu, str(folder))
         self._folder, self._facts = folder, facts
         self._runtime = Runtime.start(backend, trt)
@@ -147,6 +148,8 @@ class TensorRTRunner(BucketRunner):
         engines = self._opened[profile.name]
 
         def obstacle() -> str:
+            if "plugins" in self._facts:
+                return "its plugins run Python, and their memory is not the pass's own"
             return next((reason for reason in (engine.why_not_recorded() for engine in engines) if reason), "")
 
         self._launchers[profile.name].run(key, bucket.enqueue, obstacle)
