@@ -11,13 +11,12 @@ import torch
 from torch import nn
 
 from foldline.cli import main
-from foldline.data_store.ingest import ingest
 from foldline.trainer.clock import LAPS, Clock, time_metrics
 from foldline.trainer.profile import MARK, network_name, operations
 from foldline.trainer.recorder import progress_line
 from foldline.trainer.speed import matmul_peak
 
-ROOT = Path(__file__).resolve().parents[2]
+from .runs import write_config
 
 
 class Hands:
@@ -114,30 +113,8 @@ def test_a_backward_operation_belongs_where_its_forward_ran() -> None:
     assert found[0].backward
 
 
-CONFIG = """
-[model]
-preset = "tiny"
-template = { enabled = false }
-[data]
-store = "STORE"
-[features]
-crop_size = 16
-max_msa_clusters = 4
-max_extra_msa = 8
-max_templates = 0
-max_recycles = 1
-[run]
-dir = "RUN"
-steps = 8
-threads = 1
-device = "cpu"
-"""
-
-
-def test_a_profile_of_real_steps(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    ingest(ROOT / "examples" / "demo", tmp_path / "store")
-    config, out = tmp_path / "run.toml", tmp_path / "profile"
-    config.write_text(CONFIG.replace("STORE", str(tmp_path / "store")).replace("RUN", str(tmp_path / "run")))
+def test_a_profile_of_real_steps(store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config, out = write_config(tmp_path, store), tmp_path / "profile"
     assert main(["profile", "--config", str(config), "--steps", "1", "--out", str(out)]) == 0
     printed = capsys.readouterr().out
     assert "evoformer.pair" in printed

@@ -10,11 +10,10 @@ import pytest
 
 from foldline.cluster.launch import mpirun_command
 from foldline.cluster.ranks import RankInfo
-from foldline.data_store.ingest import ingest
 from foldline.trainer.journal import read_journal
 from foldline.trainer.straggler import AGAIN, Own, Stragglers, everybody, slots
 
-from .test_skip import ROOT, write_config
+from .runs import write_config
 
 PLACES = [RankInfo(rank, rank % 2, 4, 2, rank // 2, f"node{rank // 2}", "127.0.0.1", 1, "single") for rank in range(4)]
 
@@ -78,7 +77,7 @@ if os.environ["OMPI_COMM_WORLD_RANK"] == "1":
         def __exit__(self, *told): return self.loader.__exit__(*told)
         def __iter__(self): return self
         def __next__(self):
-            time.sleep(1.0)
+            time.sleep(0.4)
             return next(self.loader)
     loop.open_loader = lambda *given: Slow(plain(*given))
 from foldline.cli import main
@@ -86,10 +85,9 @@ sys.exit(main(["train", *sys.argv[1:]]))
 """
 
 
-def test_a_rank_that_waits_for_its_data_is_named_in_a_run(tmp_path: Path) -> None:
-    ingest(ROOT / "examples" / "demo", tmp_path / "store")
-    config = write_config(tmp_path, tmp_path / "store")
-    program = [sys.executable, "-c", SLOW_RANK, "--config", str(config), "--set=run.steps=14", "--set=run.checkpoint_every=100"]
+def test_a_rank_that_waits_for_its_data_is_named_in_a_run(store: Path, tmp_path: Path) -> None:
+    config = write_config(tmp_path, store)
+    program = [sys.executable, "-c", SLOW_RANK, "--config", str(config), "--set=run.steps=12", "--set=run.checkpoint_every=100"]
     done = subprocess.run(mpirun_command(2, program), capture_output=True, text=True, timeout=400, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     (said,) = [line for line in done.stdout.splitlines() if "all ranks wait for" in line]
