@@ -218,7 +218,8 @@ def test_the_gate_on_its_own_proteins_at_all_four_lengths() -> None:
     require(report)
     assert BUNDLED.is_dir()
     worse = gate_cases.moved(network, "structure.backbone_update.bias", 0.02)
-    assert failed(run_gate(TorchRunner(network), worse, selection, FEATURES, GateConfig()))
+    shortest = Selection(selection.proteins[:1], selection.bins)
+    assert failed(run_gate(TorchRunner(network), worse, shortest, FEATURES, GateConfig()))
 
 
 def test_a_folder_of_the_users_own_stands_for_a_bin(tmp_path: Path) -> None:
