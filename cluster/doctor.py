@@ -18,7 +18,7 @@ from .launch import find_mpirun
 
 @dataclass(frozen=True)
 class Finding:
-    """One line of the report; ``state`` is "works", "absent" (optional and not there) or "broken"."""
+    """One line of the report; ``state`` is "works", "absent" (optional and not there), "broken" or "note"."""
 
     topic: str
     state: str
@@ -56,7 +56,7 @@ def doctor_command() -> int:
     table = Table(box=None, pad_edge=False)
     for title in ("", "topic", "detail"):
         table.add_column(title, overflow="fold")
-    marks = {"works": "[green]works[/]", "absent": "[yellow]absent[/]", "broken": "[red]broken[/]"}
+    marks = {"works": "[green]works[/]", "absent": "[yellow]absent[/]", "broken": "[red]broken[/]", "note": "note"}
     for finding in findings:
         table.add_row(marks[finding.state], finding.topic, escape(finding.detail))
     Console().print(table)
@@ -164,5 +164,5 @@ NOT_DETERMINISTIC = {
 
 
 def _determinism() -> list[Finding]:
-    """No defect, so these lines count as working; bit-equality on the CPU with a given run.threads needs nothing."""
-    return [Finding("not bit-equal", "works", f"{topic}: {why}") for topic, why in NOT_DETERMINISTIC.items()]
+    """No defects; bit-equality on the CPU with a given run.threads needs nothing."""
+    return [Finding("not bit-equal", "note", f"{topic}: {why}") for topic, why in NOT_DETERMINISTIC.items()]

@@ -123,7 +123,10 @@ def _trainjob(spec: JobSpec, work: Work) -> dict[str, Any]:
         "resourcesPerNode": container["resources"],
         **({"env": container["env"]} if container["env"] else {}),
     }
-    mounted = {"containers": [{"name": "node", "volumeMounts": container["volumeMounts"]}], "volumes": pod["volumes"]}
+    # What else a pod has is patched into the runtime's (Trainer 2.2 and later).
+    more = {**pod, "containers": [{"name": "node", "volumeMounts": container["volumeMounts"]}]}
+    node_job = {"name": "node", "template": {"spec": {"template": {"spec": more}}}}
+    patch = {"manager": "foldline/submit", "trainingRuntimeSpec": {"template": {"spec": {"replicatedJobs": [node_job]}}}}
     return {
         "apiVersion": "trainer.kubeflow.org/v1alpha1",
         "kind": "TrainJob",
@@ -131,7 +134,8 @@ def _trainjob(spec: JobSpec, work: Work) -> dict[str, Any]:
         "spec": {
             "runtimeRef": {"apiGroup": "trainer.kubeflow.org", "kind": "ClusterTrainingRuntime", "name": "torch-distributed"},
             "trainer": trainer,
-            "podTemplateOverrides": [{"targetJobs": [{"name": "node"}], "spec": mounted}],
+            "runtimePatches": [patch],
+            **({"activeDeadlineSeconds": spec.seconds} if spec.seconds else {}),
         },
     }
 

@@ -177,7 +177,7 @@ def test_a_service_gives_the_first_pod_its_name() -> None:
 
 
 def test_the_pods_of_each_kind_satisfy_the_schema_and_have_the_operators_names() -> None:
-    """Kubeflow's and JobSet's own objects have no schema here: their pods do, and the rest is held to their documents."""
+    """The pods by Kubernetes' schema; a PyTorchJob has none here and is held to its document."""
     import kubernetes_validate
 
     def pod(template: dict) -> None:
@@ -202,11 +202,29 @@ def test_the_pods_of_each_kind_satisfy_the_schema_and_have_the_operators_names()
         assert replica["restartPolicy"] == "ExitCode"
         assert [each["name"] for each in replica["template"]["spec"]["containers"]] == ["pytorch"]
 
-    (train,) = manifests(*CASES["kubernetes_trainjob.yaml"])
+
+@pytest.mark.parametrize("name", ["kubernetes_jobset.yaml", "kubernetes_trainjob.yaml"])
+def test_jobset_and_trainjob_satisfy_their_schemas(name: str) -> None:
+    """Kubeflow Trainer publishes its own schema and JobSet's as models. They pass unknown keys over, so nothing may be lost on the way."""
+    from kubeflow_trainer_api.models.jobset_v1alpha2_job_set import JobsetV1alpha2JobSet
+    from kubeflow_trainer_api.models.trainer_v1alpha1_train_job import TrainerV1alpha1TrainJob
+
+    spec, work = CASES[name]
+    model = JobsetV1alpha2JobSet if "jobset" in name else TrainerV1alpha1TrainJob
+    (document,) = manifests(replace(spec, time="24:00:00", environment=("A=1",)), work)
+    assert model.from_dict(document).to_dict() == document
+    document["spec"]["completionz"] = 1
+    assert model.from_dict(document).to_dict() != document
+
+
+def test_a_trainjob_has_the_runtimes_names() -> None:
+    (train,) = manifests(replace(CASES["kubernetes_trainjob.yaml"][0], time="01:00:00"), PODS)
     assert (train["apiVersion"], train["kind"]) == ("trainer.kubeflow.org/v1alpha1", "TrainJob")
-    assert set(train["spec"]) == {"runtimeRef", "trainer", "podTemplateOverrides"}
-    assert set(train["spec"]["trainer"]) <= {"image", "command", "args", "env", "numNodes", "resourcesPerNode", "numProcPerNode"}
     assert (train["spec"]["trainer"]["numNodes"], train["spec"]["trainer"]["numProcPerNode"]) == (2, 8)
+    assert train["spec"]["activeDeadlineSeconds"] == 3600
+    (patched,) = train["spec"]["runtimePatches"][0]["trainingRuntimeSpec"]["template"]["spec"]["replicatedJobs"]
+    pod = patched["template"]["spec"]["template"]["spec"]
+    assert (patched["name"], pod["containers"][0]["name"], pod["terminationGracePeriodSeconds"]) == ("node", "node", 300)
 
 
 def test_defaults_of_a_site_and_flags(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
