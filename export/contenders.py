@@ -69,7 +69,8 @@ def torch_device(engine: Engine) -> str:
 
 def machine_name(device: str) -> str:
     """For the report."""
-    return torch.cuda.get_device_name() if device == "cuda" else f"a CPU, {torch.get_num_threads()} threads of PyTorch"
+    threads = torch.get_num_threads()
+    return torch.cuda.get_device_name() if device == "cuda" else f"a CPU, {threads} {'thread' if threads == 1 else 'threads'} of PyTorch"
 
 
 def _no_compiler(device: str) -> str:

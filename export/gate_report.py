@@ -109,7 +109,8 @@ def _speed(bench: BenchReport | None) -> str:
 
 
 def _facts(about: Mapping[str, Any]) -> str:
-    rows = "".join(f"<dt>{escape(key.replace('_', ' '))}</dt>{_fact(key, value)}" for key, value in about.items())
+    labels = {"build_seconds": "time to build", "bytes": "size"}
+    rows = "".join(f"<dt>{escape(labels.get(key, key.replace('_', ' ')))}</dt>{_fact(key, value)}" for key, value in about.items())
     return _card("The engine", f"<dl>{rows}</dl>") if rows else ""
 
 

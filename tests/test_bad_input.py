@@ -41,6 +41,7 @@ CASES = {
         "model.c_m = 0 must be at least 1; model.evoformer.blocks = -1 is negative",
     ),
     "validate step": ("validate --run {run} --checkpoint 77", "has no checkpoint of that step; it has none"),
+    "profile out": (f"profile --config {ROOT}/examples/demo.toml --out /proc/nowhere", "cannot be written: No such file or directory"),
     "runs database": ("runs --uri sqlite:///{new}/mlflow.db", "there is no database"),
     "fold out": ("fold {fasta} --bundle {folder} --out {file}", "is a file; give --out a folder"),
     "weights": ("weights import {new} --preset model_1 --out {new}2", "give the file that was downloaded"),

@@ -63,7 +63,8 @@ def show(plan: Plan) -> None:
         policies.add_row(policy(estimate) + mark, f"{estimate.total / GIB:.2f}", str(estimate.longest_crop), *row)
     console.print(policies)
     console.print("* configured (deepspeed.checkpoint_blocks_every)")
-    console.print(f"\n{plan.world} ranks, {plan.step_flops / 1e12:.4g} TFLOP per step at the mean number of recycles")
+    ranks = f"{plan.world} {'rank' if plan.world == 1 else 'ranks'}"
+    console.print(f"\n{ranks}, {plan.step_flops / 1e12:.4g} TFLOP per step at the mean number of recycles")
     console.print(f"fits: {'yes' if chosen.fits else 'no'}; longest crop with the configured policy: {chosen.longest_crop} residues")
     cheapest = f"recompute {policy(plan.cheapest)}" if plan.cheapest else "none; take a shorter crop, fewer rows or a larger GPU"
     console.print(f"cheapest policy that fits: {cheapest}")

@@ -20,6 +20,7 @@ from torch.profiler import ProfilerActivity, profile, record_function
 from ..cluster.ranks import discover
 from ..data_store.store import Store
 from ..errors import FoldlineError
+from ..whole_file import check_out
 from .advance import Stepper
 from .config import RunConfig, load_config
 from .ema import Ema
@@ -56,6 +57,7 @@ def profile_command(config_path: Path, overrides: Sequence[str], steps: int, out
     if out.exists() and any(out.iterdir() if out.is_dir() else [out]):
         raise FoldlineError(f"--out {out} holds something already; name a new folder")
     config = load_config(config_path, overrides)
+    check_out(out / "trace.json.gz")
     require_deepspeed()
     try:
         trace, rank = traced(config, steps)
