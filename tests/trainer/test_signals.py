@@ -6,6 +6,8 @@ import json
 import signal
 from pathlib import Path
 
+import pytest
+
 from foldline.trainer.loop import STOPPED
 
 from .runs import FAULTS, Job, history, write_config
@@ -28,6 +30,13 @@ def stop(config: Path, number: signal.Signals, beyond: int, *more: str) -> int:
 
 def test_the_launcher_passes_a_signal_on_and_the_job_says_that_it_is_to_go_on(store: Path, tmp_path: Path) -> None:
     config = write_config(tmp_path, store, FAULTS)
-    first = stop(config, signal.SIGTERM, 1)
-    second = stop(config, signal.SIGUSR1, first + 1, "--resume")
-    assert [record.step for record in history(tmp_path / "run")] == list(range(1, second + 1))
+    last = stop(config, signal.SIGTERM, 1)
+    assert [record.step for record in history(tmp_path / "run")] == list(range(1, last + 1))
+
+
+@pytest.mark.slow
+def test_a_job_that_was_stopped_and_went_on_is_stopped_again(store: Path, tmp_path: Path) -> None:
+    config = write_config(tmp_path, store, FAULTS)
+    first = stop(config, signal.SIGUSR1, 1)
+    last = stop(config, signal.SIGTERM, first + 1, "--resume")
+    assert [record.step for record in history(tmp_path / "run")] == list(range(1, last + 1))

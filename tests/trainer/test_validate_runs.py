@@ -80,6 +80,7 @@ def test_a_run_without_gain_ends_early_and_keeps_its_best(early: tuple[Path, str
         assert file.metadata()["step"] == str(best[0])
 
 
+@pytest.mark.slow
 def test_a_resumed_run_comes_to_the_same_verdict(early: tuple[Path, str]) -> None:
     folder, _ = early
     again = ["optim.lr=1e-9", "validate.patience=2", "validate.min_delta=0.5", "run.keep_best=2"]
