@@ -1,4 +1,6 @@
-"""Run by test_elastic.py under mpirun: ``save`` trains a small network at every ZeRO stage, ``load`` goes on from each at each."""
+"""Run by test_elastic.py under mpirun: ``save`` trains a small network at every ZeRO stage, ``load`` goes on from each at each, ``some``
+from each at two others.
+"""
 
 from __future__ import annotations
 
@@ -116,7 +118,7 @@ def main(what: str, folder: Path) -> None:
         if what == "save":
             save(config, folder, written)
         else:
-            for stage in STAGES:
+            for stage in STAGES if what == "load" else ((written + 1) % 4, (written + 2) % 4):
                 load(config, folder, written, stage)
     dist.barrier()
     print(f"rank {ranks.rank} of {ranks.world}: {what} done", flush=True)

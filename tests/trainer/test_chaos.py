@@ -39,7 +39,7 @@ def left_out() -> set[str]:
 
 def test_a_training_bears_a_few_faults(tmp_path: Path) -> None:
     only = ["checkpoint truncated", "tracking killed", "disk full", "clock jump"]
-    report, printed = chaos(tmp_path, 4, *(f"--only={kind}" for kind in only), "--seed=16", "--set=run.steps=40", "--set=data.workers=0")
+    report, printed = chaos(tmp_path, 4, *(f"--only={kind}" for kind in only), "--seed=16", "--set=run.steps=30", "--set=data.workers=0")
     assert {fault["fault"]["kind"] for fault in report["faults"]} >= set(only) - left_out()
     for kind in set(only) - left_out():
         assert kind in printed

@@ -154,6 +154,7 @@ def test_stop_and_resume_equal_the_uninterrupted_run_bit_for_bit(whole: Run, sto
         assert [key for key in mine if not mine[key].equal(theirs[key])] == []
 
 
+@pytest.mark.slow
 def test_a_loss_that_is_not_finite_ends_the_run_and_is_not_saved(store: Path, tmp_path: Path) -> None:
     config = write_config(tmp_path, store)
     overrides = [

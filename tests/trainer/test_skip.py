@@ -103,6 +103,8 @@ def test_replay_runs_the_sample_alone(absurd: Path, tmp_path: Path, capsys: pyte
     (file, *_) = sorted((tmp_path / "run" / "replays").glob("step_*.json"))
     told = json.loads(file.read_text())
     assert [s["chain"] for s in told["samples"]] == [ABSURD]
+    saved = [int(path.name.removeprefix("step_")) for path in (tmp_path / "run" / "checkpoints").iterdir()]
+    assert max(saved) == told["step"] - 1  # nothing of a step that is not finite is saved
     assert main(["replay", str(file)]) == 0
     printed = capsys.readouterr().out
     assert f"not finite: {', '.join(told['samples'][0]['terms'])}\n" in printed
