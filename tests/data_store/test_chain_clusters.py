@@ -63,6 +63,7 @@ def test_clusters_are_the_families(family_store: Path, tmp_path: Path, capsys: p
         assert sum(w for member, w in weights.items() if name in member) == pytest.approx(0.25)
 
 
+@pytest.mark.slow
 @needs_mmseqs
 def test_a_strict_limit_parts_what_a_loose_one_joins(family_store: Path, tmp_path: Path) -> None:
     cluster_store(family_store, tmp_path / "c.tsv", 1.0, COVERAGE, threads=1)
