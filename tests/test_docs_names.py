@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, get_type_hints
 
 from foldline.cluster.jobs.spec import JobSpec
-from foldline.export.config import ExportFile, load_export_config
+from foldline.export.config import LIMITS, ExportFile, Limits, load_export_config
 from foldline.settings import from_dict
 from foldline.trainer.config import RunConfig, load_config
 
@@ -61,6 +61,7 @@ def test_stated_defaults_are_the_defaults() -> None:
     for page in PAGES:
         text = page.read_text()
         stated = [(key, number) for key, number in re.findall(r"`([a-z_]+\.[a-z_.]+)` \(([\d.]+)\)", text)]
+        stated += [(f"preflight.{key}", number) for key, number in re.findall(r"`([a-z_]+)` \(([\d.]+)[;)]", text)]
         for section, rows in re.findall(r"^\| key of `\[(\w+)\]` \| default \|.*\n\|[-| ]+\n((?:\|.*\n)+)", text, re.M):
             for row in rows.splitlines():
                 names, values = (cell.split(", ") for cell in row.split(" | ")[:2])
@@ -73,6 +74,14 @@ def test_stated_defaults_are_the_defaults() -> None:
                 wrong.append(f"{page.name}: {key} is {value} there, {default} in the code")
     assert seen > 5
     assert wrong == []
+
+
+def test_the_table_of_limits_is_the_code_s() -> None:
+    """docs/export.md: | … | `key` | fp32 | bf16 | fp16 |."""
+    rows = re.findall(r"^\|[^|]+\| `(\w+)` \| ([\d.]+) \| ([\d.]+) \| ([\d.]+) \|$", (ROOT / "docs" / "export.md").read_text(), re.M)
+    told = {key: tuple(map(float, values)) for key, *values in rows}
+    names = [field.name for field in dataclasses.fields(Limits)]
+    assert told == {name: tuple(getattr(LIMITS[kind], name) for kind in ("fp32", "bf16", "fp16")) for name in names}
 
 
 def test_blocks_and_files_of_toml_are_valid() -> None:
