@@ -151,7 +151,7 @@ def start_process_group(config: RunConfig, ranks: RankInfo) -> torch.device:
             world_size=ranks.world,
         )
     except RuntimeError as error:  # torch's own errors and those of gloo and NCCL, which have no class
-        reason = str(error).splitlines()[0]
+        reason = str(error).partition("\n")[0]
         raise RendezvousError(
             f"rank {ranks.rank} cannot meet the others at {ranks.address}:{ranks.port} ({reason}); "
             f"the launcher ({ranks.source}) must name rank 0's host and a port that is free there"

@@ -117,7 +117,7 @@ def server_runs(uri: str, limit: int) -> list[RunLine]:
 
     if importlib.util.find_spec("mlflow") is None:
         raise missing_package("mlflow", "train", "foldline runs --uri")
-    from .feed import open_client
+    from .feed import open_client, reason_of
 
     file = uri.removeprefix("sqlite:///")
     if file != uri and not Path(file).is_file():  # MLflow would make one
@@ -128,7 +128,7 @@ def server_runs(uri: str, limit: int) -> list[RunLine]:
         runs = client.search_runs(experiments, order_by=["attributes.start_time DESC"], max_results=limit)
         return [_server_line(client, run) for run in runs]
     except Exception as error:  # MLflow, its HTTP client and its database each have their own
-        raise FoldlineError(f"{uri} does not answer as an MLflow server: {str(error).splitlines()[0]}") from None
+        raise FoldlineError(f"{uri} does not answer as an MLflow server: {reason_of(error)}") from None
 
 
 def _server_line(client: Any, run: Any) -> RunLine:
