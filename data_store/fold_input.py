@@ -15,6 +15,8 @@ from .residues import decode_sequence
 from .sources import ALIGNMENT_KINDS, FASTA_KINDS, SourceFolder, build_record, chains_of, scan
 from .types import ChainRecord
 
+LONGEST_NAME = 200  # letters; files of results add some of their own, and file systems end at 255
+
 
 def read_fold_input(path: Path) -> list[ChainRecord]:
     """The records to fold in ``path``, a folder or one .a3m or .fasta file (plain or .gz), sorted by chain id.
@@ -70,6 +72,9 @@ def _from_fasta(stem: str, file: Path, folder: SourceFolder) -> list[ChainRecord
         codes = encode_letters(letters.upper().removesuffix(b"*"))
         if not name or not len(codes) or (codes > 20).any():
             raise FoldlineError(f"{file.name}: sequence '{header}' is empty, nameless or no text of one-letter codes; correct it")
+        if name.startswith(".") or len(name) > LONGEST_NAME:  # it names a folder of results
+            shown = name if len(name) <= LONGEST_NAME else f"{name[:20]}…"
+            raise FoldlineError(f"{file.name}: '{shown}' cannot name a folder; at most {LONGEST_NAME} letters and no dot in front")
         chain, structure = _beside(name, folder)
         msa = query_only(decode_sequence(codes))
         records.append(build_record(name, chain, structure, msa)[0])

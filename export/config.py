@@ -172,6 +172,8 @@ class ExportConfig:
     bench: BenchConfig = field(default_factory=BenchConfig)
 
     def __post_init__(self) -> None:
+        if self.threads < 0:
+            raise FoldlineError(f"export.threads = {self.threads} must be at least 0; 0 takes one per core")
         if not self.lengths or list(self.lengths) != sorted(set(self.lengths)) or self.lengths[0] < 8:
             raise FoldlineError(f"export.lengths = {list(self.lengths)} must rise, from at least 8 residues")
         if self.plugins not in PLUGINS:

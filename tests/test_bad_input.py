@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from foldline.cli import main
+from foldline.data_store.fold_input import read_fold_input
 from foldline.data_store.mmseqs import _run
 from foldline.errors import FoldlineError
 from foldline.settings import from_dict
@@ -44,6 +45,7 @@ CASES = {
     "profile out": (f"profile --config {ROOT}/examples/demo.toml --out /proc/nowhere", "cannot be written: No such file or directory"),
     "runs database": ("runs --uri sqlite:///{new}/mlflow.db", "there is no database"),
     "fold out": ("fold {fasta} --bundle {folder} --out {file}", "is a file; give --out a folder"),
+    "export threads": ("export --run {folder} --out {new} --set export.threads=-1", "export.threads = -1 must be at least 0"),
     "weights": ("weights import {new} --preset model_1 --out {new}2", "give the file that was downloaded"),
 }
 
@@ -76,6 +78,13 @@ def test_a_name_too_long_for_a_file_costs_no_other_query(tmp_path: Path, capsys:
     assert main(["search", str(fasta), "--db", f"u={fasta}", "--out", str(tmp_path / "out")]) == 1
     assert "its name has 300 letters, and at most 200" in capsys.readouterr().err
     assert (tmp_path / "out" / "q" / "u_hits.a3m").is_file()
+
+
+@pytest.mark.parametrize("name", ["..", "../../x", "a" * 300])
+def test_a_folded_protein_never_names_a_folder_elsewhere(name: str, tmp_path: Path) -> None:
+    (tmp_path / "two.fasta").write_text(f">{name}\nMKTAYIAKQR\n>q\nMKTAYIAKQR\n")
+    with pytest.raises(FoldlineError, match="cannot name a folder; at most 200 letters and no dot in front"):
+        read_fold_input(tmp_path / "two.fasta")
 
 
 def test_mmseqs_is_not_asked_for_a_negative_number_of_threads() -> None:
