@@ -134,7 +134,7 @@ def _track(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> Non
     several = track.add_subparsers(title="commands", metavar="COMMAND", required=True)
     sub = several.add_parser("sync", help="send what the server lacks; may be stopped and given again")
     sub.add_argument("folders", nargs="+", type=Path, metavar="RUN_DIR", help="the run.dir of a training")
-    sub.add_argument("--uri", default="", help="MLflow server or database (default: tracking.uri of the run, else MLFLOW_TRACKING_URI)")
+    sub.add_argument("--uri", default="", help="server or database (default: the run's, MLFLOW_TRACKING_URI, RUN/mlflow.db)")
     sub.set_defaults(run=_run_sync)
     sub = several.add_parser("export", help="a bundle as a child of its run, and on its model version")
     sub.add_argument("bundle", type=Path, metavar="BUNDLE", help="what `foldline export` made")

@@ -23,6 +23,7 @@ from foldline.trainer.journal import Journal
 from foldline.trainer.rundir import RunDir
 from foldline.trainer.tracking.listing import folder_runs
 from foldline.trainer.tracking.state import TrackingState
+from foldline.trainer.tracking.sync import address_of
 
 STEPS = 300
 METRICS = 30
@@ -182,3 +183,6 @@ def test_sync_wants_a_server(tmp_path: Path, capsys: pytest.CaptureFixture[str],
     run = offline_run(tmp_path / "run", steps=1)
     assert main(["track", "sync", str(run.root)]) == 2
     assert "no server is named; give --uri" in capsys.readouterr().err
+    (run.root / "mlflow.db").touch()
+    assert address_of(run.root, "") == run.local_uri
+    assert address_of(run.root, "http://host:5000") == "http://host:5000"

@@ -45,8 +45,14 @@ def sync_run(folder: Path, uri: str) -> tuple[Amount, str]:
 
 
 def address_of(folder: Path, uri: str) -> str:
-    """``uri``, else what the run's config or MLFLOW_TRACKING_URI names. FoldlineError where nobody names a server."""
-    address = uri or read_config(RunDir(folder)).tracking.uri or os.environ.get("MLFLOW_TRACKING_URI", "")
+    """``uri``, else what the run's config or MLFLOW_TRACKING_URI names, else the run's own database where it has one.
+
+    FoldlineError where there is none of these.
+    """
+    run = RunDir(folder)
+    address = uri or read_config(run).tracking.uri or os.environ.get("MLFLOW_TRACKING_URI", "")
+    if not address and (folder / "mlflow.db").is_file():
+        address = run.local_uri
     if not address:
         raise FoldlineError(f"{folder}: no server is named; give --uri, e.g. http://HOST:5000 or sqlite:///mlflow.db")
     return address
