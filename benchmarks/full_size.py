@@ -105,7 +105,8 @@ def main() -> None:
             print("\n".join(f"  {check}" for check in checks) + f"\n  peak of the process so far {peak():.1f} GB", flush=True)
             del runner
     low, high = (sum((length / sizes["N_res"]) ** power for length in LENGTHS) for power in (2, 3))
-    print(f"a pass of each of {LENGTHS} residues, as N_res^2 to N_res^3: {low:.0f} to {high:.0f} times that; a gate makes {GATE_PASSES}")
+    if sizes["N_res"] >= LENGTHS[0]:
+        print(f"a pass of each of {LENGTHS} residues, as N_res^2 to N_res^3: {low:.0f} to {high:.0f} of these; a gate makes {GATE_PASSES}")
 
 
 if __name__ == "__main__":
