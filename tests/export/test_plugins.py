@@ -20,6 +20,7 @@ from onnx import TensorProto, helper
 from foldline.data_store.types import ChainRecord
 from foldline.errors import FoldlineError
 from foldline.export.bundle import Bundle
+from foldline.export.command import order_of
 from foldline.export.config import ExportConfig
 from foldline.export.core import Core, copy_own_graphs, graph_hashes
 from foldline.export.graph import input_schema, output_schema, pad_feeds, sizes_of
@@ -198,6 +199,8 @@ def test_every_other_kind_refuses_plugins() -> None:
                 FoldlineError, match=rf"export\.plugins = 'cuequivariance': engine '{name}' takes plain graphs alone.*'tensorrt'"
             ):
                 settle(find_kind(name), Order(plugins=CUEQUIVARIANCE))
+    assert order_of(ExportConfig(plugins=CUEQUIVARIANCE)).plugins == CUEQUIVARIANCE
+    assert order_of(ExportConfig()) == Order()
     with pytest.raises(FoldlineError, match="'cuda-kernels' is none of none, cuequivariance"):
         ExportConfig(plugins="cuda-kernels")
 
