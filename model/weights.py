@@ -32,7 +32,9 @@ def read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         with safe_open(path, framework="pt") as file:
             return {name: file.get_tensor(name) for name in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118 (not a dict)
     except FileNotFoundError:
-        raise FoldlineError(f"no weights at {path}") from None
+        raise FoldlineError(
+            f"no weights at {path}; a training writes them to RUN/weights/ema.safetensors, `foldline weights import` to a file you name"
+        ) from None
     except (OSError, SafetensorError) as error:
         raise FoldlineError(f"{path} is not a readable safetensors file: {error}; write it again or copy it again") from None
 
