@@ -23,8 +23,13 @@ from .slurm_cluster import SlurmCluster, slurm_cluster, wait
 pytestmark = pytest.mark.slow
 
 STEPS, EVERY = 40, 4
-OVERRIDES = [f"run.steps={STEPS}", f"run.checkpoint_every={EVERY}", "run.keep_last=20", "run.collective_timeout=20"]
-PATIENCE = 240.0  # seconds for a start under load
+OVERRIDES = [
+    f"run.steps={STEPS}",
+    f"run.checkpoint_every={EVERY}",
+    "run.keep_last=20",
+    "run.collective_timeout=120",  # a busy machine holds a rank back for long
+]
+PATIENCE = 400.0  # seconds for a start under load
 ON_ITS_WAY = ("PENDING", "CONFIGURING", "RUNNING", "COMPLETING", "REQUEUED")  # Slurm's words; asking it costs less than `foldline jobs`
 
 
