@@ -20,8 +20,10 @@ $(STAMP): pyproject.toml constraints.txt
 demo: setup
 	$(BIN)/python examples/demo.py
 
+# WORKERS test files run side by side; many of them start two ranks.
+WORKERS ?= 2
 test: setup
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -m "not slow" --numprocesses $(WORKERS) --dist loadfile
 
 # Jobs on a real Slurm, and two hosts with a network between them: Debian's slurmctld slurmd slurm-client munge iproute2, and root.
 test-cluster: setup
