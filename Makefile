@@ -20,7 +20,7 @@ $(STAMP): pyproject.toml constraints.txt
 demo: setup
 	$(BIN)/python examples/demo.py
 
-# WORKERS test files run side by side; many of them start two ranks.
+# WORKERS test files run side by side, many of which start two ranks; 0: one after another.
 WORKERS ?= 2
 test: setup
 	$(BIN)/python -m pytest -m "not slow" --numprocesses $(WORKERS) --dist loadfile

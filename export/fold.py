@@ -91,7 +91,7 @@ def fold_command(
     if seed < 0:
         raise FoldlineError(f"--seed {seed} must not be negative")
     if out.exists() and not out.is_dir():
-        raise FoldlineError(f"{out} is a file, and files are never overwritten: give --out a folder, which is made where it is not there")
+        raise FoldlineError(f"{out} is a file; give --out a folder, which is made where it is not there: files are never overwritten")
     if out.exists() and any(out.iterdir()):
         raise FoldlineError(f"{out} is not empty; results are never overwritten: give another --out or remove it first")
     records = read_fold_input(source)
