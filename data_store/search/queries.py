@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ...errors import FoldlineError
+from ..fold_input import LONGEST_NAME
 from ..parse.a3m import fasta_records
 from ..parse.text import read_source
 
@@ -17,7 +18,6 @@ _UNSAFE = re.compile(r"[^A-Za-z0-9_.+=-]")
 _NUCLEOTIDES = frozenset("ACGTUN")
 _SURELY_NUCLEOTIDE = 30  # residues; a peptide of only A, C, G, T, N may be real
 _LONGEST = 100_000  # HMMER's limit
-_LONGEST_NAME = 200  # letters; a file of results adds some of its own, and file systems end at 255
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ def read_queries(path: Path) -> tuple[tuple[Query, ...], tuple[Rejected, ...]]:
             reason = "its name was used before in this file; rename one"
         seen[name] += 1
         if reason:
-            rejected.append(Rejected(name[:_LONGEST_NAME] or f"record {number}", reason))
+            rejected.append(Rejected(name[:LONGEST_NAME] or f"record {number}", reason))
         else:
             queries.append(Query(name, sequence, header))
     return tuple(queries), tuple(rejected)
@@ -70,8 +70,8 @@ def _fault(name: str, sequence: str, number: int) -> str:
     """Why a query cannot be searched, or ''."""
     if not name or set(name) <= {"."} or name.startswith("."):
         return f"record {number} has no usable name; put one after '>' that does not begin with a dot"
-    if len(name) > _LONGEST_NAME:
-        return f"its name has {len(name)} letters, and at most {_LONGEST_NAME} make a file's name; shorten the header's first word"
+    if len(name) > LONGEST_NAME:
+        return f"its name has {len(name)} letters, and at most {LONGEST_NAME} make a file's name; shorten the header's first word"
     if not sequence:
         return "it has no residues"
     illegal = sorted({letter for letter in sequence if not ("A" <= letter <= "Z")})
